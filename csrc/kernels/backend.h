@@ -1,0 +1,172 @@
+// The contract between the glue (csrc/ops) and every backend: plain argument structs and a table of
+// functions. Nothing of torch and nothing of CUDA is visible here.
+//
+// All strides are in bytes, all sizes and counts in elements, all of them int64. Dimension 0 is the innermost.
+#pragma once
+#include <cstdint>
+
+namespace fastgrad {
+
+enum class Dtype : int8_t { f32, f64, bf16, f16, i64, i32, i16, i8, u8, b8 };
+
+constexpr int64_t size_of(Dtype d) {
+  switch (d) {
+    case Dtype::f64:
+    case Dtype::i64: return 8;
+    case Dtype::f32:
+    case Dtype::i32: return 4;
+    case Dtype::bf16:
+    case Dtype::f16:
+    case Dtype::i16: return 2;
+    default: return 1;
+  }
+}
+
+using Stream = void*;  // a cudaStream_t; null on the CPU
+using Status = int;    // a cudaError_t; 0 is success
+
+constexpr int kMaxDims = 16;     // after coalescing
+constexpr int kMaxOperands = 8;  // of an elementwise kernel: outputs first, then inputs
+
+// A scalar argument, kept exactly in both arithmetics; a formula takes the one of its value type.
+struct Number {
+  double real;
+  int64_t integer;
+};
+
+// A tensor of an elementwise kernel. Without data it is the constant `immediate`.
+struct Operand {
+  void* data;
+  Dtype dtype;
+  int64_t strides[kMaxDims];
+  Number immediate;
+};
+
+// (out...) = formula(in...), elementwise. Mixed dtypes and stride 0 are allowed.
+struct MapArgs {
+  int ndim;  // at least 1
+  int64_t shape[kMaxDims];
+  int64_t numel;
+  int outputs, operands;
+  Operand operand[kMaxOperands];
+  Dtype compute;  // the arithmetic: f32, f64, i32 or i64
+  Number parameter[2];
+  Stream stream;
+};
+
+// A reduction: the input index space is kept x reduced dimensions, both coalesced and sorted innermost first.
+// The inputs first go through the kernel's formula (identity, or a loss of several inputs), then are reduced.
+struct ReduceArgs {
+  int kept_dims, reduced_dims;  // either may be 0
+  int64_t kept_shape[kMaxDims], reduced_shape[kMaxDims];
+  int64_t kept, reduced;  // the products of the shapes; both at least 1
+  struct Input {
+    const void* data;
+    Dtype dtype;
+    int64_t kept_strides[kMaxDims], reduced_strides[kMaxDims];
+    Number immediate;  // used when data is null
+  } in[3];
+  int inputs;
+  struct Output {
+    void* data;
+    Dtype dtype;
+    int64_t strides[kMaxDims];  // over the kept dimensions
+  } out[2];
+  int outputs;
+  Dtype compute;          // as in MapArgs
+  Number parameter[2];    // of the reduction (a correction, a divisor) or the formula
+  void* workspace;        // kWorkspaceBytes of device memory on CUDA; null on the CPU
+  Stream stream;
+};
+constexpr int64_t kWorkspaceBytes = 1 << 20;
+
+// Independent rows of n elements. Operand strides: element_stride along the row, row_strides over row_shape.
+// Which operand is which is written beside each kernel.
+struct RowsArgs {
+  int ndim;  // of the row index space, at least 1
+  int64_t row_shape[kMaxDims];
+  int64_t rows, n;
+  struct Operand {
+    void* data;  // null where an optional operand is absent
+    Dtype dtype;
+    int64_t row_strides[kMaxDims];
+    int64_t element_stride;
+  } operand[6];
+  Dtype compute;  // f32 or f64
+  Number parameter[3];
+  int flags;
+  void* workspace;  // as in ReduceArgs
+  Stream stream;
+};
+
+enum class Activation : int8_t { none, relu, sigmoid, tanh };
+
+// c = activation(a @ b + bias), batched. a is m x k, b is k x n, c is m x n with unit column stride.
+struct GemmArgs {
+  int64_t m, n, k;
+  int batch_dims;  // 0 for a single product
+  int64_t batch_shape[kMaxDims];
+  int64_t batches;  // the product of batch_shape
+  const void *a, *b;
+  void* c;
+  const void* bias;  // n elements, or null
+  int64_t bias_stride;
+  int64_t a_row, a_col, b_row, b_col, c_row;  // strides in bytes; 0 where expanded
+  int64_t a_batch[kMaxDims], b_batch[kMaxDims], c_batch[kMaxDims];
+  Dtype dtype;  // of every operand: a float dtype, or an integer one
+  Activation activation;
+  void* workspace;  // as in ReduceArgs
+  Stream stream;
+};
+
+// One line per kernel: this list declares it, and puts it in the table of every backend.
+// clang-format off
+#define FASTGRAD_KERNELS(KERNEL)         \
+  KERNEL(add, MapArgs)                   \
+  KERNEL(sub, MapArgs)                   \
+  KERNEL(mul, MapArgs)                   \
+  KERNEL(div, MapArgs)                   \
+  KERNEL(div_floor, MapArgs)             \
+  KERNEL(div_trunc, MapArgs)             \
+  KERNEL(pow, MapArgs)                   \
+  KERNEL(eq, MapArgs)                    \
+  KERNEL(ne, MapArgs)                    \
+  KERNEL(lt, MapArgs)                    \
+  KERNEL(le, MapArgs)                    \
+  KERNEL(gt, MapArgs)                    \
+  KERNEL(ge, MapArgs)                    \
+  KERNEL(neg, MapArgs)                   \
+  KERNEL(abs, MapArgs)                   \
+  KERNEL(sqrt, MapArgs)                  \
+  KERNEL(exp, MapArgs)                   \
+  KERNEL(log, MapArgs)                   \
+  KERNEL(relu, MapArgs)                  \
+  KERNEL(sigmoid, MapArgs)               \
+  KERNEL(tanh, MapArgs)                  \
+  KERNEL(relu_backward, MapArgs)         \
+  KERNEL(sigmoid_backward, MapArgs)      \
+  KERNEL(tanh_backward, MapArgs)         \
+  KERNEL(abs_backward, MapArgs)          \
+  KERNEL(sqrt_backward, MapArgs)         \
+  KERNEL(copy, MapArgs)
+// clang-format on
+
+struct Backend {
+  const char* name;
+  const char* (*error_string)(Status);
+#define FASTGRAD_FIELD(kernel, Args) Status (*kernel)(const Args&);
+  FASTGRAD_KERNELS(FASTGRAD_FIELD)
+#undef FASTGRAD_FIELD
+};
+
+}  // namespace fastgrad
+
+// Kernel sources are compiled once per backend, each time inside a namespace of that backend's name,
+// which the build passes as FASTGRAD_BACKEND_NAMESPACE: cpu_avx512, cuda, cuda_emulated, ...
+#ifdef FASTGRAD_BACKEND_NAMESPACE
+namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+#define FASTGRAD_DECLARE(kernel, Args) Status kernel(const Args&);
+FASTGRAD_KERNELS(FASTGRAD_DECLARE)
+#undef FASTGRAD_DECLARE
+}  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE
+#endif
