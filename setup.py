@@ -29,15 +29,15 @@ print(sysconfig.get_config_var("SOABI"), runpy.run_path(folder + "/version.py")[
 def interpreters():
     """Interpreters whose torch may be meant, best first.
 
-    Build isolation hides the environment by PYTHONPATH (pip) or by a virtual environment of its own (uv, build).
-    The first is undone by python -I; from the second, VIRTUAL_ENV and PATH still lead back.
+    Build isolation hides the environment, by PYTHONPATH (pip) or by a virtual environment of its own (uv, build).
+    python -I undoes the first. Out of the second lead PATH, where the environment is activated, and uv's place for it.
     """
+    if os.environ.get("FASTGRAD_PYTHON"):
+        return [os.environ["FASTGRAD_PYTHON"]]
     candidates = [sys.executable]
-    for variable in ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "CONDA_PREFIX"):
-        if os.environ.get(variable):
-            candidates.append(os.path.join(os.environ[variable], "bin", "python"))
-    for folder in os.get_exec_path():
-        candidates.append(os.path.join(folder, "python3"))
+    if "PIP_BUILD_TRACKER" not in os.environ:
+        folders = [os.environ.get("VIRTUAL_ENV", "") + "/bin", *os.get_exec_path(), ROOT / ".venv/bin"]
+        candidates += [os.path.join(folder, "python3") for folder in folders]
     return [path for path in dict.fromkeys(candidates) if os.access(path, os.X_OK)]
 
 
@@ -52,7 +52,8 @@ def find_torch():
         if release(version) < OLDEST_TORCH:
             raise SystemExit(f"{NEEDED}, but {python} has torch {version}: first run  pip install --upgrade torch")
         return python, version
-    raise SystemExit(f'{NEEDED}, and none is installed here: first run  pip install "torch>=2.11"')
+    uv = " (for an environment that is not activated, set FASTGRAD_PYTHON to its python)" if "UV" in os.environ else ""
+    raise SystemExit(f'{NEEDED}, and none is installed here: first run  pip install "torch>=2.11"{uv}')
 
 
 def release(version):
@@ -61,7 +62,7 @@ def release(version):
 
 def requirements():
     """An extension runs with the torch minor version it was compiled for; a source archive is for any of them."""
-    if "sdist" in sys.argv:
+    if {"sdist", "egg_info"} & set(sys.argv):
         torch = "torch>=" + ".".join(map(str, OLDEST_TORCH))
     else:
         torch = "torch=={}.{}.*".format(*release(find_torch()[1]))
@@ -85,9 +86,10 @@ class BuildWithCMake(build_ext):
         soabi = sysconfig.get_config_var("SOABI")
         build = ROOT / "build" / f"{soabi}-torch{'.'.join(map(str, release(version)))}"
         output = build / "package"
-        # What an earlier call chose is forgotten; CMake reads the FASTGRAD_* variables of this one.
-        self.cmake("-S", ROOT, "-B", build, "-G", "Ninja", "-U", "FASTGRAD_*", "-U", "CMAKE_MAKE_PROGRAM",
-                   f"-DPYTHON={python}", f"-DFASTGRAD_OUTPUT={output}", *os.environ.get("CMAKE_ARGS", "").split())
+        # CMake reads the FASTGRAD_* variables of this call; what an earlier one chose must not linger in its cache.
+        chosen = [f"-DPYTHON={python}", f"-DFASTGRAD_OUTPUT={output}", *os.environ.get("CMAKE_ARGS", "").split()]
+        forgotten = ["-U", "FASTGRAD_*", "-U", "CMAKE_MAKE_PROGRAM"]
+        self.cmake("-S", ROOT, "-B", build, "-G", "Ninja", *forgotten, *chosen)
         jobs = os.environ.get("MAX_JOBS") or len(os.sched_getaffinity(0))
         self.cmake("--build", build, "--parallel", jobs)
 

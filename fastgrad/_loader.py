@@ -17,7 +17,7 @@ def load() -> ModuleType:
     package = sys.modules["fastgrad"]
     if importlib.util.find_spec("fastgrad._C") is None:
         # Python started in a source checkout finds the sources first; the compiled module is where pip put it.
-        package.__path__ = pkgutil.extend_path(package.__path__, "fastgrad")  # type: ignore[assignment]
+        package.__path__ = pkgutil.extend_path(package.__path__, "fastgrad")
     if importlib.util.find_spec("fastgrad._C") is None:
         raise ImportError(
             f"fastgrad in {package.__path__[0]} is not built for this Python: run  pip install .  in its source folder."

@@ -1,0 +1,49 @@
+"""Runs the Python suite on the installed fastgrad, once per backend of this machine, and prints each outcome.
+
+Arguments are passed to pytest. FASTGRAD_TEST_BACKENDS="avx2 emulated" restricts the backends.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+# pytest itself, not python -m pytest: that would put the checkout before the installed package.
+PYTEST = Path(sys.executable).with_name("pytest")
+
+
+def run(backend: str, arguments: list[str]) -> tuple[int, str]:
+    """Streams pytest's output; returns its exit status and its closing line."""
+    workers = len(os.sched_getaffinity(0))
+    command = [str(PYTEST), "tests", "-q", "-n", str(workers), "--dist", "worksteal", *arguments]
+    environment = os.environ | {"FASTGRAD_BACKEND": backend, "OMP_NUM_THREADS": "1"}
+    closing = ""
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            closing = line.strip() or closing
+    return process.returncode, closing
+
+
+def main() -> int:
+    import fastgrad
+
+    os.environ.pop("PYTHONPATH", None)
+    backends = os.environ.get("FASTGRAD_TEST_BACKENDS", "").split() or fastgrad.backends()
+    outcomes = []
+    for backend in backends:
+        print(f"\n=== {backend}: {fastgrad.__path__[0]}", flush=True)
+        start = time.monotonic()
+        status, closing = run(backend, sys.argv[1:])
+        outcomes.append((backend, status, closing, time.monotonic() - start))
+    print()
+    for backend, status, closing, _ in outcomes:
+        print(f"{backend:10} {'ok    ' if status == 0 else 'FAILED'} {closing}")
+    return any(status for _, status, _, _ in outcomes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
