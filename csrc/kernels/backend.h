@@ -24,6 +24,7 @@ constexpr int64_t size_of(Dtype d) {
 
 using Stream = void*;  // a cudaStream_t; null on the CPU
 using Status = int;    // a cudaError_t; 0 is success
+constexpr Status kSuccess = 0, kUnsupported = 801;  // cudaErrorNotSupported
 
 constexpr int kMaxDims = 16;     // after coalescing
 constexpr int kMaxOperands = 8;  // of an elementwise kernel: outputs first, then inputs

@@ -1,0 +1,94 @@
+// Conversion loops between element types and compute types; see convert.h.
+#include "convert.h"
+
+namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+namespace {
+
+// The loops of contiguous runs of 16-bit floats, where the ISA converts registers at once.
+template <class T, class S>
+FASTGRAD_INLINE void load_contiguous(T* to, const S* from, int64_t n) {
+  int64_t i = 0;
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<S, f16> && std::is_same_v<T, float>)
+    for (; i + 16 <= n; i += 16)
+      _mm512_storeu_ps(to + i, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i))));
+#elif defined(__F16C__)
+  if constexpr (std::is_same_v<S, f16> && std::is_same_v<T, float>)
+    for (; i + 8 <= n; i += 8)
+      _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+#endif
+  for (; i < n; ++i) to[i] = T(from[i]);
+}
+template <class T, class S>
+FASTGRAD_INLINE void store_contiguous(const T* from, S* to, int64_t n) {
+  int64_t i = 0;
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<S, f16> && std::is_same_v<T, float>)
+    for (; i + 16 <= n; i += 16)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm512_cvtps_ph(_mm512_loadu_ps(from + i), 0));
+#elif defined(__F16C__)
+  if constexpr (std::is_same_v<S, f16> && std::is_same_v<T, float>)
+    for (; i + 8 <= n; i += 8)
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), 0));
+#endif
+  for (; i < n; ++i) to[i] = S(from[i]);
+}
+
+template <class T, class S>
+void load_typed(T* to, const char* from, int64_t stride, int64_t n) {
+  if (stride == sizeof(S)) return load_contiguous(to, reinterpret_cast<const S*>(from), n);
+  if (stride == 0) {
+    const T x = T(*reinterpret_cast<const S*>(from));
+    for (int64_t i = 0; i < n; ++i) to[i] = x;
+    return;
+  }
+  for (int64_t i = 0; i < n; ++i) to[i] = T(*reinterpret_cast<const S*>(from + i * stride));
+}
+template <class T, class S>
+void store_typed(const T* from, char* to, int64_t stride, int64_t n) {
+  if (stride == sizeof(S)) return store_contiguous(from, reinterpret_cast<S*>(to), n);
+  for (int64_t i = 0; i < n; ++i) *reinterpret_cast<S*>(to + i * stride) = S(from[i]);
+}
+
+}  // namespace
+
+#define FASTGRAD_DTYPES(CASE) \
+  CASE(f32, float)            \
+  CASE(f64, double)           \
+  CASE(bf16, bf16)            \
+  CASE(f16, f16)              \
+  CASE(i64, int64_t)          \
+  CASE(i32, int32_t)          \
+  CASE(i16, int16_t)          \
+  CASE(i8, int8_t)            \
+  CASE(u8, uint8_t)           \
+  CASE(b8, b8)
+
+template <class T>
+void load_run(Dtype dtype, T* to, const char* from, int64_t stride, int64_t n) {
+  switch (dtype) {
+#define FASTGRAD_CASE(name, S) \
+  case Dtype::name: return load_typed<T, S>(to, from, stride, n);
+    FASTGRAD_DTYPES(FASTGRAD_CASE)
+#undef FASTGRAD_CASE
+  }
+}
+template <class T>
+void store_run(Dtype dtype, const T* from, char* to, int64_t stride, int64_t n) {
+  switch (dtype) {
+#define FASTGRAD_CASE(name, S) \
+  case Dtype::name: return store_typed<T, S>(from, to, stride, n);
+    FASTGRAD_DTYPES(FASTGRAD_CASE)
+#undef FASTGRAD_CASE
+  }
+}
+
+#define FASTGRAD_INSTANTIATE(T)                                           \
+  template void load_run<T>(Dtype, T*, const char*, int64_t, int64_t);    \
+  template void store_run<T>(Dtype, const T*, char*, int64_t, int64_t);
+FASTGRAD_INSTANTIATE(float)
+FASTGRAD_INSTANTIATE(double)
+FASTGRAD_INSTANTIATE(int32_t)
+FASTGRAD_INSTANTIATE(int64_t)
+
+}  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

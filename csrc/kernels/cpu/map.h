@@ -1,0 +1,82 @@
+// The elementwise engine: map<Inputs, Formula>(args) on the CPU.
+//
+// Layout: as in a packed GEMM, the formula only ever sees contiguous blocks in its compute type: map_block, the one
+// part instantiated per formula. The driver (map.cpp, compiled once per ISA) cuts the work in blocks; an operand that
+// is strided, broadcast, immediate or of another dtype is gathered into a block in L1 first, and scattered after. So a
+// formula costs one small loop per compute type, however many dtypes and layouts exist.
+// Numerics: every element goes through the same register arithmetic, tails included.
+// Parallel: elements are independent; any cut of the index range gives the same bits.
+#pragma once
+#include <type_traits>
+#include <utility>
+
+#include "simd.h"
+
+namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+
+// operand[0..outputs) are the outputs, the rest inputs; n contiguous elements each.
+using MapBlock = void (*)(void* const* operand, int64_t n, const void* formula);
+
+Status map_driver(const MapArgs& args, MapBlock block, const void* formula);
+
+template <class V>
+FASTGRAD_INLINE void store_result(void* const* operand, int64_t i, V r) {
+  r.store(static_cast<math::scalar_t<V>*>(operand[0]) + i);
+}
+template <class V, int N>
+FASTGRAD_INLINE void store_result(void* const* operand, int64_t i, math::Tuple<V, N> r) {
+  for (int k = 0; k < N; ++k) r.item[k].store(static_cast<math::scalar_t<V>*>(operand[k]) + i);
+}
+template <class V>
+FASTGRAD_INLINE void store_result(void* const* operand, int64_t i, V r, int64_t n) {
+  r.store(static_cast<math::scalar_t<V>*>(operand[0]) + i, n);
+}
+template <class V, int N>
+FASTGRAD_INLINE void store_result(void* const* operand, int64_t i, math::Tuple<V, N> r, int64_t n) {
+  for (int k = 0; k < N; ++k) r.item[k].store(static_cast<math::scalar_t<V>*>(operand[k]) + i, n);
+}
+template <class R>
+inline constexpr int output_count = 1;
+template <class V, int N>
+inline constexpr int output_count<math::Tuple<V, N>> = N;
+
+template <class T, class Formula, size_t... I>
+void map_block(void* const* operand, int64_t n, const void* formula) {
+  using V = Vec<T>;
+  const Formula f = *static_cast<const Formula*>(formula);
+  constexpr int outputs = output_count<decltype(f(((void)I, V())...))>;
+  const T* in[] = {static_cast<const T*>(operand[I + outputs])...};
+  int64_t i = 0;
+  for (; i + V::size <= n; i += V::size) store_result(operand, i, f(V::load(in[I] + i)...));
+  // The lanes past the end hold 1, which no formula traps on.
+  if (i < n) store_result(operand, i, f(V::load(in[I] + i, n - i, T(1))...), n - i);
+}
+
+template <class Formula>
+FASTGRAD_INLINE Formula make_formula(const Number* parameter) {
+  if constexpr (std::is_constructible_v<Formula, const Number*>) return Formula(parameter);
+  else return Formula{};
+}
+
+template <bool Integers, class Formula, size_t... I>
+Status map_indexed(const MapArgs& args, std::index_sequence<I...>) {
+  const Formula f = make_formula<Formula>(args.parameter);
+  if (args.compute == Dtype::f32) return map_driver(args, &map_block<float, Formula, I...>, &f);
+  if (args.compute == Dtype::f64) return map_driver(args, &map_block<double, Formula, I...>, &f);
+  if constexpr (Integers) {
+    if (args.compute == Dtype::i32) return map_driver(args, &map_block<int32_t, Formula, I...>, &f);
+    if (args.compute == Dtype::i64) return map_driver(args, &map_block<int64_t, Formula, I...>, &f);
+  }
+  return kUnsupported;
+}
+
+template <int Inputs, class Formula>
+Status map(const MapArgs& args) {
+  return map_indexed<false, Formula>(args, std::make_index_sequence<Inputs>());
+}
+template <int Inputs, class Formula>
+Status map_with_integers(const MapArgs& args) {
+  return map_indexed<true, Formula>(args, std::make_index_sequence<Inputs>());
+}
+
+}  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

@@ -1,0 +1,185 @@
+// Vec<T>: one SIMD register of float, double, int32 or int64, the value type of formulas on the CPU.
+//
+// A thin struct over GCC/Clang vector extensions, which the compiler lowers to whatever ISA the file is built for.
+// Being a struct of ours, argument-dependent lookup finds exp, max, select, ... beside it when a formula calls them
+// unqualified. Comparisons give a mask (all bits of a lane set or clear), which select(mask, a, b) takes.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "../math/value.h"
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#define FASTGRAD_INLINE inline __attribute__((always_inline))
+
+namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+
+#if defined(__AVX512F__)
+constexpr int kVecBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVecBytes = 32;
+#else
+constexpr int kVecBytes = 16;
+#endif
+
+template <class T>
+struct Registers {
+  using Lane = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;  // the integer of T's size
+  typedef T Register __attribute__((vector_size(kVecBytes)));
+  typedef Lane Int __attribute__((vector_size(kVecBytes)));
+  static constexpr int kMantissa = sizeof(T) == 4 ? 23 : 52, kBias = sizeof(T) == 4 ? 127 : 1023;
+};
+
+template <class T>
+struct Vec {
+  using R = Registers<T>;
+  using Register = typename R::Register;
+  using Int = typename R::Int;
+  using Lane = typename R::Lane;
+  using Mask = Int;
+  static constexpr int size = kVecBytes / sizeof(T);
+  Register v;
+
+  Vec() = default;
+  FASTGRAD_INLINE Vec(T x) : v(x - Register{}) {}
+  FASTGRAD_INLINE Vec(Register x) : v(x) {}
+
+  static FASTGRAD_INLINE Vec load(const T* p) {
+    Vec r;
+    std::memcpy(&r.v, p, sizeof r.v);
+    return r;
+  }
+  // The first n lanes; the others hold `fill`. A tail goes through the same arithmetic as a whole register, so a
+  // value never depends on its position.
+  static FASTGRAD_INLINE Vec load(const T* p, int64_t n, T fill = 0) {
+    alignas(kVecBytes) T lanes[size];
+    for (int i = 0; i < size; ++i) lanes[i] = fill;
+    std::memcpy(lanes, p, n * sizeof(T));
+    return load(lanes);
+  }
+  FASTGRAD_INLINE void store(T* p) const { std::memcpy(p, &v, sizeof v); }
+  FASTGRAD_INLINE void store(T* p, int64_t n) const {
+    alignas(kVecBytes) T lanes[size];
+    store(lanes);
+    std::memcpy(p, lanes, n * sizeof(T));
+  }
+  static FASTGRAD_INLINE Vec iota() {
+    Vec r;
+    for (int i = 0; i < size; ++i) r.v[i] = T(i);
+    return r;
+  }
+
+  friend FASTGRAD_INLINE Vec operator+(Vec a, Vec b) { return a.v + b.v; }
+  friend FASTGRAD_INLINE Vec operator-(Vec a, Vec b) { return a.v - b.v; }
+  friend FASTGRAD_INLINE Vec operator*(Vec a, Vec b) { return a.v * b.v; }
+  friend FASTGRAD_INLINE Vec operator/(Vec a, Vec b) { return a.v / b.v; }
+  friend FASTGRAD_INLINE Vec operator-(Vec a) { return -a.v; }
+  friend FASTGRAD_INLINE Vec operator&(Vec a, Vec b) { return a.v & b.v; }
+  friend FASTGRAD_INLINE Vec operator>>(Vec a, int n) { return a.v >> n; }
+  friend FASTGRAD_INLINE Mask operator<(Vec a, Vec b) { return a.v < b.v; }
+  friend FASTGRAD_INLINE Mask operator<=(Vec a, Vec b) { return a.v <= b.v; }
+  friend FASTGRAD_INLINE Mask operator>(Vec a, Vec b) { return a.v > b.v; }
+  friend FASTGRAD_INLINE Mask operator>=(Vec a, Vec b) { return a.v >= b.v; }
+  friend FASTGRAD_INLINE Mask operator==(Vec a, Vec b) { return a.v == b.v; }
+  friend FASTGRAD_INLINE Mask operator!=(Vec a, Vec b) { return a.v != b.v; }
+  friend FASTGRAD_INLINE Vec select(Mask m, Vec a, Vec b) { return m ? a.v : b.v; }
+  // One instruction where the ISA has it (kernels are compiled with -ffp-contract=fast), two roundings elsewhere.
+  friend FASTGRAD_INLINE Vec fma(Vec a, Vec b, Vec c) { return a.v * b.v + c.v; }
+  // max and min keep NaN of either side.
+  friend FASTGRAD_INLINE Vec max(Vec a, Vec b) {
+    if constexpr (std::is_integral_v<T>) return a.v > b.v ? a.v : b.v;
+    else return (a.v > b.v) | (a.v != a.v) ? a.v : b.v;
+  }
+  friend FASTGRAD_INLINE Vec min(Vec a, Vec b) {
+    if constexpr (std::is_integral_v<T>) return a.v < b.v ? a.v : b.v;
+    else return (a.v < b.v) | (a.v != a.v) ? a.v : b.v;
+  }
+  friend FASTGRAD_INLINE Vec abs(Vec a) {
+    if constexpr (std::is_integral_v<T>) return a.v < 0 ? -a.v : a.v;
+    else return from_bits(a.bits() & ~sign_bit());
+  }
+
+  // Floating point only.
+  friend FASTGRAD_INLINE Vec copysign(Vec a, Vec s) {
+    return from_bits((a.bits() & ~sign_bit()) | (s.bits() & sign_bit()));
+  }
+  // The nearest integer, for |a| < 2^(kMantissa - 2): adding 1.5 * 2^kMantissa leaves no fraction bits.
+  friend FASTGRAD_INLINE Vec round(Vec a) {
+    const Vec magic(T(3) * T(int64_t(1) << (R::kMantissa - 1)));
+    return (a.v + magic.v) - magic.v;
+  }
+  friend FASTGRAD_INLINE Vec floor(Vec a) {
+    const Vec magic(T(int64_t(1) << R::kMantissa)), m = abs(a);
+    const Vec nearest = copysign((m + magic) - magic, a);
+    return select(m < magic, copysign(select(nearest > a, nearest - Vec(1), nearest), a), a);
+  }
+  friend FASTGRAD_INLINE Vec trunc(Vec a) { return copysign(floor(abs(a)), a); }
+  friend FASTGRAD_INLINE Vec sqrt(Vec a) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return (Register)_mm512_sqrt_ps((__m512)a.v);
+    else return (Register)_mm512_sqrt_pd((__m512d)a.v);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) return (Register)_mm256_sqrt_ps((__m256)a.v);
+    else return (Register)_mm256_sqrt_pd((__m256d)a.v);
+#elif defined(__SSE2__)
+    if constexpr (sizeof(T) == 4) return (Register)_mm_sqrt_ps((__m128)a.v);
+    else return (Register)_mm_sqrt_pd((__m128d)a.v);
+#else
+    Vec r;
+    for (int i = 0; i < size; ++i) r.v[i] = math::sqrt(a.v[i]);
+    return r;
+#endif
+  }
+  // a * 2^n in two steps, so that neither factor overflows before the product does.
+  friend FASTGRAD_INLINE Vec scale2(Vec a, Vec n) {
+    const Int i = __builtin_convertvector(n.v, Int), half = i >> 1;
+    return a * power2(half) * power2(i - half);
+  }
+  // a = m * 2^e with sqrt(1/2) <= m < sqrt(2), for normal positive a.
+  friend FASTGRAD_INLINE Vec split2(Vec a, Vec& e) {
+    constexpr auto root_half = sizeof(T) == 4 ? int64_t(0x3f3504f3) : int64_t(0x3fe6a09e667f3bcd);
+    constexpr auto one = int64_t(R::kBias) << R::kMantissa;
+    const Int shifted = a.bits() + Int{} + Lane(one - root_half);
+    const Int exponent = (shifted >> R::kMantissa) - R::kBias;
+    e = __builtin_convertvector(exponent, Register);
+    return from_bits(a.bits() - (exponent << R::kMantissa));
+  }
+
+  FASTGRAD_INLINE Int bits() const { return (Int)v; }
+  static FASTGRAD_INLINE Vec from_bits(Int i) { return (Register)i; }
+  static FASTGRAD_INLINE Int sign_bit() { return Int{} + Lane(uint64_t(1) << (8 * sizeof(T) - 1)); }
+  static FASTGRAD_INLINE Vec power2(Int n) { return from_bits((n + R::kBias) << R::kMantissa); }
+};
+
+// Whether a mask has a lane set.
+template <class Mask>
+FASTGRAD_INLINE bool any(Mask m) {
+  int64_t words[sizeof(Mask) / 8], all = 0;
+  std::memcpy(words, &m, sizeof m);
+  for (int64_t w : words) all |= w;
+  return all != 0;
+}
+
+// Combines the lanes as a balanced tree: the order depends on nothing but the register's width.
+template <class T, class F>
+FASTGRAD_INLINE T reduce_lanes(Vec<T> x, F f) {
+  alignas(kVecBytes) T lane[Vec<T>::size];
+  x.store(lane);
+  for (int half = Vec<T>::size / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lane[i] = f(lane[i], lane[i + half]);
+  return lane[0];
+}
+
+}  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE
+
+namespace fastgrad::math {
+template <class T>
+struct ScalarOf<FASTGRAD_BACKEND_NAMESPACE::Vec<T>> {
+  using type = T;
+};
+}  // namespace fastgrad::math
+
+#include "simd_math.h"

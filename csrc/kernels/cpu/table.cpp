@@ -1,0 +1,8 @@
+// This ISA's table of kernels.
+#include "../backend.h"
+
+namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+static const char* error_string(Status status) { return status == kUnsupported ? "unsupported dtype" : "failed"; }
+}  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE
+
+#include "../table.inc"

@@ -1,0 +1,52 @@
+// Activations and their first derivatives; `y` is the activation's own output.
+#pragma once
+#include "value.h"
+
+namespace fastgrad::math {
+
+// y = 1 / (1 + exp(-x))
+struct Sigmoid {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V x) const {
+    return V(1) / (V(1) + exp(-x));
+  }
+};
+struct SigmoidBackward {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V grad, V y) const {
+    return grad * (V(1) - y) * y;
+  }
+};
+
+// With t = expm1(-2|x|): tanh|x| = -t / (t + 2). expm1 keeps the relative accuracy near 0, and the argument is
+// never positive, so nothing overflows.
+struct Tanh {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V x) const {
+    const V t = expm1(V(-2) * abs(x));
+    return copysign(-t / (t + V(2)), x);
+  }
+};
+struct TanhBackward {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V grad, V y) const {
+    return grad * (V(1) - y * y);
+  }
+};
+
+// y = max(x, 0), and NaN for NaN.
+struct Relu {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V x) const {
+    return max(x, V(0));
+  }
+};
+// The derivative at 0 is 0, as in torch. Where y is NaN the gradient passes.
+struct ReluBackward {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V grad, V y) const {
+    return select(y <= V(0), V(0), grad);
+  }
+};
+
+}  // namespace fastgrad::math

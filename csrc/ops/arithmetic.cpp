@@ -1,0 +1,177 @@
+// add, sub, mul, div, pow, comparisons, neg, abs, sqrt, exp, log and their derivatives.
+#include <ATen/ops/eq.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros_like.h>
+
+#include "elementwise.h"
+#include "ops.h"
+
+namespace fastgrad::ops {
+
+namespace {
+
+Tensor wrapped(const at::Scalar& s) {
+  const at::ScalarType type = s.isFloatingPoint() ? at::kDouble : s.isBoolean() ? at::kBool : at::kLong;
+  Tensor t = at::scalar_tensor(s, at::TensorOptions().dtype(type));
+  t.unsafeGetTensorImpl()->set_wrapped_number(true);
+  return t;
+}
+
+using Binary = Tensor(const Tensor&, const Tensor&);
+using Unary = Tensor(const Tensor&);
+using Alpha = Tensor(const Tensor&, const Tensor&, const at::Scalar&);
+
+}  // namespace
+
+Tensor add(const Tensor& self, const Tensor& other, const at::Scalar& alpha) {
+  static const auto op = handle<Alpha>("add");
+  return op.call(self, other, alpha);
+}
+Tensor sub(const Tensor& self, const Tensor& other, const at::Scalar& alpha) {
+  static const auto op = handle<Alpha>("sub");
+  return op.call(self, other, alpha);
+}
+Tensor mul(const Tensor& self, const Tensor& other) {
+  static const auto op = handle<Binary>("mul");
+  return op.call(self, other);
+}
+Tensor mul(const Tensor& self, const at::Scalar& other) { return mul(self, wrapped(other)); }
+Tensor div(const Tensor& self, const Tensor& other) {
+  static const auto op = handle<Binary>("div");
+  return op.call(self, other);
+}
+Tensor pow(const Tensor& self, const Tensor& other) {
+  static const auto op = handle<Binary>("pow");
+  return op.call(self, other);
+}
+Tensor pow(const Tensor& self, const at::Scalar& other) { return pow(self, wrapped(other)); }
+Tensor neg(const Tensor& self) {
+  static const auto op = handle<Unary>("neg");
+  return op.call(self);
+}
+Tensor log(const Tensor& self) {
+  static const auto op = handle<Unary>("log");
+  return op.call(self);
+}
+Tensor affine(const at::Scalar& a, const at::Scalar& b, const Tensor& x) { return add(wrapped(a), x, b); }
+
+namespace {
+
+Tensor abs_backward(const Tensor& grad, const Tensor& x) {
+  static const auto op = handle<Binary>("abs_backward");
+  return op.call(grad, x);
+}
+Tensor sqrt_backward(const Tensor& grad, const Tensor& y) {
+  static const auto op = handle<Binary>("sqrt_backward");
+  return op.call(grad, y);
+}
+
+// Sums the gradients of a binary op to the shapes of its inputs.
+Gradients to_inputs(const Saved& s, const Tensor& self, const Tensor& other) {
+  const auto to = [&](const Tensor& grad, const c10::IValue& shape) {
+    return shape.isNone() ? grad : sum_to(grad, shape.toSymIntVector());
+  };
+  return {to(self, s.values[0]), to(other, s.values[1])};
+}
+const at::Scalar alpha_of(const Saved& s) { return s.values[2].toScalar(); }
+
+Gradients add_backward(const Saved& s, const Gradients& g) {
+  const at::Scalar alpha = alpha_of(s);
+  return to_inputs(s, g[0], !s.needed[1] ? Tensor() : alpha.equal(1) ? g[0] : mul(g[0], alpha));
+}
+Gradients sub_backward(const Saved& s, const Gradients& g) {
+  return to_inputs(s, g[0], !s.needed[1] ? Tensor() : mul(g[0], -alpha_of(s)));
+}
+Gradients mul_backward(const Saved& s, const Gradients& g) {
+  const Tensor &a = s.tensors[0], &b = s.tensors[1];
+  return to_inputs(s, s.needed[0] ? mul(g[0], b) : Tensor(), s.needed[1] ? mul(g[0], a) : Tensor());
+}
+Gradients div_backward(const Saved& s, const Gradients& g) {
+  const Tensor &a = s.tensors[0], &b = s.tensors[1];
+  const Tensor ga = div(g[0], b);
+  return to_inputs(s, ga, s.needed[1] ? neg(mul(ga, div(a, b))) : Tensor());
+}
+Gradients rounded_div_backward(const Saved& s, const Gradients& g) {
+  const Tensor zero = at::zeros_like(g[0]);
+  return to_inputs(s, zero, zero);
+}
+// d/da a^b = b a^(b-1), 0 where b = 0;  d/db a^b = a^b log a, 0 where a = 0 and b >= 0.
+Gradients pow_backward(const Saved& s, const Gradients& g) {
+  const Tensor &a = s.tensors[0], &b = s.tensors[1], &y = s.tensors[2];
+  Tensor ga, gb;
+  if (s.needed[0])
+    ga = at::where(at::eq(b, 0), 0, mul(g[0], mul(b, pow(a, sub(b, wrapped(1))))));
+  if (s.needed[1]) gb = at::where(at::eq(a, 0).logical_and(b.ge(0)), 0, mul(g[0], mul(y, log(a))));
+  return to_inputs(s, ga, gb);
+}
+
+void refuse_bool_sub(const Tensor& self, const Tensor& other, at::ScalarType common) {
+  TORCH_CHECK(self.scalar_type() != at::kBool && other.scalar_type() != at::kBool,
+              common == at::kBool
+                  ? "Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or "
+                    "`logical_xor()` operator instead."
+                  : "Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying to invert a "
+                    "mask, use the `~` or `logical_not()` operator instead.");
+}
+void refuse_bool_neg(const Tensor& self, const Tensor&, at::ScalarType) {
+  TORCH_CHECK(self.scalar_type() != at::kBool,
+              "Negation, the `-` operator, on a bool tensor is not supported. If you are trying to invert a mask, use "
+              "the `~` or `logical_not()` operator instead.");
+}
+void refuse_zero_divisor(const Tensor&, const Tensor& other, at::ScalarType common) {
+  if (c10::isIntegralType(common, true) && other.is_cpu())
+    TORCH_CHECK(!at::eq(other, 0).any().item<bool>(), "ZeroDivisionError");
+}
+
+TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
+  define_binary_alpha(m, {"add", &Backend::add, Result::same}, {&add_backward}, true);
+  define_binary_alpha(m, {"sub", &Backend::sub, Result::same, &refuse_bool_sub}, {&sub_backward}, true);
+  define_binary(m, {"mul", &Backend::mul, Result::same}, {&mul_backward, kSelf | kOther}, true);
+  define_binary(m, {"div", &Backend::div, Result::floating}, {&div_backward, kSelf | kOther}, true);
+  define_binary(m, {"div_floor", &Backend::div_floor, Result::same, &refuse_zero_divisor}, {&rounded_div_backward},
+                true);
+  define_binary(m, {"div_trunc", &Backend::div_trunc, Result::same, &refuse_zero_divisor}, {&rounded_div_backward},
+                true);
+  define_binary(m, {"pow", &Backend::pow, Result::same}, {&pow_backward, kSelf | kOther | kOutput});
+
+  define_binary(m, {"eq", &Backend::eq, Result::boolean}, {});
+  define_binary(m, {"ne", &Backend::ne, Result::boolean}, {});
+  define_binary(m, {"lt", &Backend::lt, Result::boolean}, {});
+  define_binary(m, {"le", &Backend::le, Result::boolean}, {});
+  define_binary(m, {"gt", &Backend::gt, Result::boolean}, {});
+  define_binary(m, {"ge", &Backend::ge, Result::boolean}, {});
+
+  define_unary(m, {"neg", &Backend::neg, Result::same, &refuse_bool_neg},
+               {[](const Saved&, const Gradients& g) -> Gradients { return {neg(g[0])}; }});
+  define_unary(
+      m, {"abs", &Backend::abs, Result::same},
+      {[](const Saved& s, const Gradients& g) -> Gradients { return {abs_backward(g[0], s.tensors[0])}; }, kSelf});
+  define_unary(
+      m, {"sqrt", &Backend::sqrt, Result::floating},
+      {[](const Saved& s, const Gradients& g) -> Gradients { return {sqrt_backward(g[0], s.tensors[0])}; }, kOutput});
+  define_unary(m, {"exp", &Backend::exp, Result::floating},
+               {[](const Saved& s, const Gradients& g) -> Gradients { return {mul(g[0], s.tensors[0])}; }, kOutput});
+  define_unary(m, {"log", &Backend::log, Result::floating},
+               {[](const Saved& s, const Gradients& g) -> Gradients { return {div(g[0], s.tensors[0])}; }, kSelf});
+
+  define_binary(m, {"abs_backward", &Backend::abs_backward, Result::same},
+                {[](const Saved& s, const Gradients& gg) -> Gradients {
+                   return {abs_backward(gg[0], s.tensors[0]), Tensor()};
+                 },
+                 kOther});
+  // g / 2y: by g it is linear, by y its derivative is -g / 2y^2.
+  define_binary(m, {"sqrt_backward", &Backend::sqrt_backward, Result::same},
+                {[](const Saved& s, const Gradients& gg) -> Gradients {
+                   const Tensor &g = s.tensors[0], &y = s.tensors[1];
+                   return {s.needed[0] ? sqrt_backward(gg[0], y) : Tensor(),
+                           s.needed[1] ? neg(div(sqrt_backward(mul(gg[0], g), y), y)) : Tensor()};
+                 },
+                 kSelf | kOther});
+
+  // As in torch's list of ops that autocast to float32.
+  for (const char* name : {"pow", "exp", "log"}) define_autocast(m, name, Autocast::fp32);
+}
+
+}  // namespace
+}  // namespace fastgrad::ops

@@ -1,0 +1,107 @@
+// The one autograd function; see autograd.h.
+#include "autograd.h"
+
+#include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+namespace fastgrad::ops {
+namespace {
+
+using torch::autograd::AutogradContext;
+
+struct Recorded : torch::autograd::Function<Recorded> {
+  static Gradients forward(AutogradContext* ctx, at::TensorList inputs, const std::vector<bool>& present,
+                           BackwardFunction backward, c10::function_ref<Step()> run) {
+    Step step = [&] {
+      const BelowAutograd below;
+      return run();
+    }();
+    ctx->set_materialize_grads(false);
+    ctx->save_for_backward(std::move(step.saved));
+    if (step.in_place) ctx->mark_dirty({inputs[0]});
+    if (!step.non_differentiable.empty()) {
+      Gradients list;
+      for (size_t i = 0; i < step.outputs.size(); ++i)
+        if (step.non_differentiable[i]) list.push_back(step.outputs[i]);
+      ctx->mark_non_differentiable(list);
+    }
+    ctx->saved_data["backward"] = reinterpret_cast<int64_t>(backward);
+    if (!present.empty()) ctx->saved_data["present"] = c10::List<bool>(std::vector<bool>(present));
+    if (!step.values.empty()) {
+      c10::impl::GenericList values(c10::AnyType::get());
+      for (c10::IValue& v : step.values) values.push_back(std::move(v));
+      ctx->saved_data["values"] = std::move(values);
+    }
+    return std::move(step.outputs);
+  }
+
+  static Gradients backward(AutogradContext* ctx, const Gradients& grads) {
+    const auto& data = ctx->saved_data;
+    const auto function = reinterpret_cast<BackwardFunction>(data.at("backward").toInt());
+    Saved saved;
+    saved.tensors = ctx->get_saved_variables();
+    if (const auto v = data.find("values"); v != data.end())
+      for (const c10::IValue& value : v->second.toListRef()) saved.values.push_back(value);
+    std::vector<bool> present;
+    if (const auto p = data.find("present"); p != data.end()) present = p->second.toBoolList().vec();
+    size_t edge = 0;
+    const size_t inputs = present.empty() ? ctx->num_inputs() : present.size();
+    for (size_t i = 0; i < inputs; ++i)
+      saved.needed.push_back((present.empty() || present[i]) && ctx->needs_input_grad(edge++));
+    bool any_grad = false;
+    for (const at::Tensor& g : grads) any_grad |= g.defined();
+    Gradients all = any_grad ? function(saved, grads) : Gradients(inputs);
+    Gradients result;
+    for (size_t i = 0; i < inputs; ++i)
+      if (present.empty() || present[i]) result.push_back(saved.needed[i] ? all[i] : at::Tensor());
+    for (int i = 0; i < 3; ++i) result.emplace_back();  // present, backward and run are no tensors
+    return result;
+  }
+};
+
+}  // namespace
+
+bool needs_recording(const char* op, at::TensorList inputs) {
+  bool requires_grad = false;
+  for (const at::Tensor& t : inputs) {
+    if (!t.defined()) continue;
+    requires_grad |= t.requires_grad();
+    TORCH_CHECK_NOT_IMPLEMENTED(!t._fw_grad(/*level=*/0).defined(), "fastgrad::", op,
+                                " does not support forward-mode automatic differentiation");
+  }
+  return requires_grad && c10::GradMode::is_enabled();
+}
+
+Gradients record(at::TensorList inputs, BackwardFunction backward, c10::function_ref<Step()> forward) {
+  Gradients defined;
+  std::vector<bool> present;
+  for (const at::Tensor& t : inputs) {
+    present.push_back(t.defined());
+    if (t.defined()) defined.push_back(t);
+  }
+  if (defined.size() == inputs.size()) present.clear();
+  return Recorded::apply(at::TensorList(defined), present, backward, forward);
+}
+
+void check_in_place(const char* op, const at::Tensor& t) {
+  if (!t.requires_grad() || !c10::GradMode::is_enabled()) return;
+  TORCH_CHECK(!t.is_leaf(), "fastgrad::", op,
+              ": a leaf Variable that requires grad is being used in an in-place operation.");
+  TORCH_CHECK(!(t.is_view() && t._base().is_leaf()), "fastgrad::", op,
+              ": a view of a leaf Variable that requires grad is being used in an in-place operation.");
+}
+
+void bump_version(const at::Tensor& t) {
+  if (!t.is_inference()) t.unsafeGetTensorImpl()->bump_version();
+}
+
+void check_out(const char* op, at::TensorList inputs, const at::Tensor& out) {
+  if (!c10::GradMode::is_enabled()) return;
+  bool requires_grad = out.requires_grad();
+  for (const at::Tensor& t : inputs) requires_grad |= t.defined() && t.requires_grad();
+  TORCH_CHECK(!requires_grad, op,
+              "(): functions with out=... arguments don't support automatic differentiation, but one of the arguments "
+              "requires grad.");
+}
+
+}  // namespace fastgrad::ops

@@ -1,0 +1,73 @@
+// What the glue of every op shares. Also the precompiled header of this folder.
+#pragma once
+#include <ATen/TensorIterator.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/native/TypeProperties.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <c10/core/DeviceGuard.h>
+#include <torch/library.h>
+
+#include "../kernels/backend.h"
+#include "autograd.h"
+
+namespace fastgrad::ops {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+// backends.cpp: the table that serves a device; FASTGRAD_BACKEND, or force_backend, overrides the CPU's.
+const Backend& backend_for(c10::Device device);
+std::string active_backend();
+void force_backend(const std::string& name);
+std::vector<std::string> list_backends();
+
+// tensors.cpp: from tensors to what backend.h speaks of.
+Dtype dtype_of(at::ScalarType type);       // raises NotImplementedError for what no kernel takes
+Dtype compute_dtype(at::ScalarType type);  // the arithmetic done for values of this type
+Stream stream_of(c10::Device device);
+Number number(const at::Scalar& s);
+void check_status(const char* op, const Backend& backend, Status status);
+void advise_huge_pages(const Tensor& output);  // before its first touch
+
+template <class Args>
+using Kernel = Status (*Backend::*)(const Args&);
+
+// Runs a kernel on the device its arguments live on.
+template <class Args>
+void run_kernel(const char* op, Kernel<Args> kernel, Args& args, c10::Device device) {
+  const c10::DeviceGuard guard(device);
+  args.stream = stream_of(device);
+  const Backend& backend = backend_for(device);
+  check_status(op, backend, (backend.*kernel)(args));
+}
+
+template <class Signature>
+c10::TypedOperatorHandle<Signature> handle(const char* name, const char* overload = "") {
+  return c10::Dispatcher::singleton()
+      .findSchemaOrThrow((std::string("fastgrad::") + name).c_str(), overload)
+      .template typed<Signature>();
+}
+
+// Declares an op's schema; implement() then registers `kernel` for all devices, and `autograd` above it.
+template <class Signature>
+c10::TypedOperatorHandle<Signature> declare(torch::Library& m, const std::string& schema) {
+  m.def(schema.c_str(), {at::Tag::pt2_compliant_tag});
+  const std::string name = schema.substr(0, schema.find('('));
+  const size_t dot = name.find('.');
+  return handle<Signature>(name.substr(0, dot).c_str(), dot == std::string::npos ? "" : name.c_str() + dot + 1);
+}
+template <class K, class A>
+void implement(torch::Library& m, const std::string& name, K kernel, A autograd) {
+  m.impl(name.c_str(), torch::dispatch(c10::DispatchKey::CPU, kernel));
+  m.impl(name.c_str(), torch::dispatch(c10::DispatchKey::CUDA, kernel));
+  m.impl(name.c_str(), torch::dispatch(c10::DispatchKey::Autograd, autograd));
+}
+
+// autocast.cpp: what autocast does to the arguments of an op, as torch's lists say for its own op of that name.
+enum class Autocast { lower_precision, fp32, fp32_set_dtype, promote };
+void define_autocast(torch::Library& m, const char* name, Autocast cuda);                // CUDA only
+void define_autocast(torch::Library& m, const char* name, Autocast cuda, Autocast cpu);  // both
+
+}  // namespace fastgrad::ops

@@ -1,0 +1,225 @@
+// Elementwise ops: shapes, promotion and registration; see elementwise.h.
+#include "elementwise.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/sum.h>
+#include <ATen/ExpandUtils.h>
+
+namespace fastgrad::ops {
+namespace {
+
+at::ScalarType promoted(at::TensorList inputs, Result result) {
+  at::native::ResultTypeState state{};
+  for (const Tensor& t : inputs) state = at::native::update_result_type_state(t, state);
+  const at::ScalarType common = at::native::result_type(state);
+  if (result == Result::floating && c10::isIntegralType(common, /*includeBool=*/true))
+    return c10::typeMetaToScalarType(at::get_default_dtype());
+  return common;
+}
+
+// The device the kernel runs on: that of the tensors with dimensions; a 0-d CPU tensor may join any of them.
+c10::Device device_of(const char* op, at::TensorList inputs, const Tensor& out) {
+  c10::Device device = out.defined() ? out.device() : inputs[0].device();
+  if (!out.defined())
+    for (const Tensor& t : inputs)
+      if (!t.device().is_cpu()) device = t.device();
+  for (const Tensor& t : inputs)
+    TORCH_CHECK(t.device() == device || (t.dim() == 0 && t.device().is_cpu()), "fastgrad::", op,
+                ": expected all tensors to be on the same device, but found at least two devices, ", device, " and ",
+                t.device(), "!");
+  return device;
+}
+
+void fill_operand(Operand& o, const at::TensorIteratorBase& it, int k, bool immediate) {
+  const at::ScalarType type = it.dtype(k);
+  o.dtype = dtype_of(type);
+  if (immediate) {
+    o.data = nullptr;
+    o.immediate = number(it.tensor(k).item());
+    return;
+  }
+  o.data = it.data_ptr(k);
+  o.strides[0] = size_of(o.dtype);
+  std::copy(it.strides(k).begin(), it.strides(k).end(), o.strides);
+}
+
+}  // namespace
+
+Tensor elementwise(const ElementwiseSpec& spec, at::TensorList inputs, Tensor out, bool in_place, Number parameter) {
+  const at::ScalarType common = promoted(inputs, spec.result);
+  if (spec.check) spec.check(inputs[0], inputs.size() > 1 ? inputs[1] : Tensor(), common);
+  const at::ScalarType result = spec.result == Result::boolean ? at::kBool : common;
+  const c10::Device device = device_of(spec.name, inputs, out);
+  TORCH_CHECK(!out.defined() || c10::canCast(result, out.scalar_type()), "result type ", result,
+              " can't be cast to the desired output type ", out.scalar_type());
+  // An integer constant wraps to the type of the tensors before the arithmetic.
+  std::array<Tensor, 4> converted;
+  at::TensorIteratorConfig config;
+  config.set_check_mem_overlap(true).check_all_same_dtype(false).check_all_same_device(false);
+  config.resize_outputs(!in_place).allow_cpu_scalars(true);
+  if (!out.defined()) config.declare_static_dtype_and_device(result, device);
+  config.add_output(out);
+  for (size_t k = 0; k < inputs.size(); ++k) {
+    const Tensor& t = inputs[k];
+    if (t.dim() == 0 && t.scalar_type() != common && c10::isIntegralType(common, /*includeBool=*/false))
+      config.add_const_input(converted[k] = t.to(common));
+    else
+      config.add_const_input(t);
+  }
+  auto it = config.build();
+  if (it.numel() != 0) {
+    TORCH_CHECK_NOT_IMPLEMENTED(it.ndim() <= kMaxDims, "fastgrad::", spec.name, ": more than ", kMaxDims,
+                                " dimensions");
+    if (!out.defined()) advise_huge_pages(it.output());
+    MapArgs a;
+    a.ndim = std::max(it.ndim(), 1);
+    a.shape[0] = 1;
+    std::copy(it.shape().begin(), it.shape().end(), a.shape);
+    a.numel = it.numel();
+    a.outputs = 1;
+    a.operands = it.ntensors();
+    a.compute = compute_dtype(common);
+    a.parameter[0] = parameter;
+    for (int k = 0; k < a.operands; ++k)
+      fill_operand(a.operand[k], it, k, /*immediate=*/!device.is_cpu() && it.device(k).is_cpu());
+    run_kernel(spec.name, spec.kernel, a, device);
+  }
+  return it.output();
+}
+
+Tensor sum_to(const Tensor& grad, c10::SymIntArrayRef sizes) {
+  if (!grad.defined() || grad.sym_sizes() == sizes) return grad;
+  const auto lead = grad.dim() - int64_t(sizes.size());
+  std::vector<int64_t> dims;
+  for (int64_t d = 0; d < grad.dim(); ++d)
+    if (d < lead || (sizes[d - lead] == 1 && grad.sym_size(d) != 1)) dims.push_back(d);
+  const Tensor sum = dims.empty() ? grad : at::sum(grad, dims, /*keepdim=*/true);
+  return lead > 0 ? sum.view_symint(sizes) : sum;
+}
+
+namespace {
+
+// The op's arguments are its tensors and, last, an optional alpha.
+template <class... In>
+constexpr size_t kTensors = (size_t(std::is_same_v<In, Tensor>) + ...);
+
+template <class... In>
+std::array<Tensor, kTensors<In...>> tensors_of(const In&... in) {
+  std::array<Tensor, kTensors<In...>> tensors;
+  size_t k = 0;
+  const auto take = [&](const auto& x) {
+    if constexpr (std::is_same_v<std::decay_t<decltype(x)>, Tensor>) tensors[k++] = x;
+  };
+  (take(in), ...);
+  return tensors;
+}
+
+at::Scalar alpha_of(const Tensor&) { return 1; }
+at::Scalar alpha_of(const Tensor&, const Tensor&) { return 1; }
+at::Scalar alpha_of(const Tensor& self, const Tensor& other, const at::Scalar& alpha) {
+  const at::ScalarType common = promoted({self, other}, Result::same);
+  TORCH_CHECK(!alpha.isBoolean() || common == at::kBool, "Boolean alpha only supported for Boolean results.");
+  TORCH_CHECK(c10::isFloatingType(common) || alpha.isIntegral(true),
+              "For integral input tensors, argument alpha must not be a floating point number.");
+  return alpha;
+}
+
+template <class... In>
+Tensor compute(const ElementwiseSpec& spec, const Tensor& out, bool in_place, const In&... in) {
+  return elementwise(spec, tensors_of(in...), out, in_place, number(alpha_of(in...)));
+}
+
+Step make_step(const Differentiation& d, at::TensorList inputs, const Tensor& out, const at::Scalar& alpha) {
+  Step step;
+  step.outputs = {out};
+  if (d.save & kSelf) step.saved.push_back(inputs[0]);
+  if (d.save & kOther) step.saved.push_back(inputs[1]);
+  if (d.save & kOutput) step.saved.push_back(out);
+  if (inputs.size() == 2) {
+    for (const Tensor& t : inputs)
+      step.values.push_back(t.sym_sizes() == out.sym_sizes() ? c10::IValue() : c10::IValue(t.sym_sizes()));
+    step.values.push_back(alpha);
+  }
+  return step;
+}
+
+template <class... In>
+void define_elementwise(torch::Library& m, const ElementwiseSpec& spec, const Differentiation& d, bool in_place,
+                        const std::string& arguments) {
+  const std::string name = spec.name;
+
+  const auto op = declare<Tensor(const In&...)>(m, name + "(" + arguments + ") -> Tensor");
+  implement(
+      m, name, [spec](const In&... in) { return compute(spec, {}, false, in...); },
+      [spec, d, op](const In&... in) {
+        const auto inputs = tensors_of(in...);
+        if (!needs_recording(spec.name, inputs) || !d.backward) {
+          const BelowAutograd below;
+          return op.call(in...);
+        }
+        return record(inputs, d.backward, [&] { return make_step(d, inputs, op.call(in...), alpha_of(in...)); })[0];
+      });
+
+  const std::string keyword = arguments.find('*') == std::string::npos ? ", *" : "";
+  const auto out_op = declare<void(const In&..., const Tensor&)>(
+      m, name + ".out(" + arguments + keyword + ", Tensor(a!) out) -> ()");
+  implement(
+      m, name + ".out", [spec](const In&... in, const Tensor& out) { compute(spec, out, false, in...); },
+      [spec, out_op](const In&... in, const Tensor& out) {
+        const auto inputs = tensors_of(in...);
+        needs_recording(spec.name, inputs);
+        check_out(spec.name, inputs, out);
+        {
+          const BelowAutograd below;
+          out_op.call(in..., out);
+        }
+        bump_version(out);
+      });
+
+  if (!in_place) return;
+  const auto in_place_op =
+      declare<void(const In&...)>(m, name + "_(Tensor(a!) self" + arguments.substr(arguments.find("self") + 4) + ") -> ()");
+  implement(
+      m, name + "_",
+      [spec](const In&... in) {
+        const auto inputs = tensors_of(in...);
+        compute(spec, inputs[0], true, in...);
+      },
+      [spec, d, in_place_op](const In&... in) {
+        const auto inputs = tensors_of(in...);
+        check_in_place(spec.name, inputs[0]);
+        if (!needs_recording(spec.name, inputs)) {
+          {
+            const BelowAutograd below;
+            in_place_op.call(in...);
+          }
+          return bump_version(inputs[0]);
+        }
+        // What backward needs of the overwritten input is kept aside first.
+        const Tensor before = d.save & kSelf && inputs.size() == 2 && inputs[1].requires_grad()
+                                  ? inputs[0].detach().clone()
+                                  : inputs[0];
+        record(inputs, d.backward, [&] {
+          in_place_op.call(in...);
+          Step step = make_step(d, inputs, inputs[0], alpha_of(in...));
+          if (d.save & kSelf) step.saved[0] = before;
+          step.in_place = true;
+          return step;
+        });
+      });
+}
+
+}  // namespace
+
+void define_unary(torch::Library& m, const ElementwiseSpec& spec, Differentiation d, bool in_place) {
+  define_elementwise<Tensor>(m, spec, d, in_place, "Tensor self");
+}
+void define_binary(torch::Library& m, const ElementwiseSpec& spec, Differentiation d, bool in_place) {
+  define_elementwise<Tensor, Tensor>(m, spec, d, in_place, "Tensor self, Tensor other");
+}
+void define_binary_alpha(torch::Library& m, const ElementwiseSpec& spec, Differentiation d, bool in_place) {
+  define_elementwise<Tensor, Tensor, at::Scalar>(m, spec, d, in_place,
+                                                 "Tensor self, Tensor other, *, Scalar alpha=1");
+}
+
+}  // namespace fastgrad::ops

@@ -1,0 +1,20 @@
+// The ops that other ops' backward functions are composed of: typed calls through the dispatcher.
+#pragma once
+#include "common.h"
+
+namespace fastgrad::ops {
+
+Tensor add(const Tensor& self, const Tensor& other, const at::Scalar& alpha = 1);
+Tensor sub(const Tensor& self, const Tensor& other, const at::Scalar& alpha = 1);
+Tensor mul(const Tensor& self, const Tensor& other);
+Tensor mul(const Tensor& self, const at::Scalar& other);
+Tensor div(const Tensor& self, const Tensor& other);
+Tensor pow(const Tensor& self, const Tensor& other);
+Tensor pow(const Tensor& self, const at::Scalar& other);
+Tensor neg(const Tensor& self);
+Tensor log(const Tensor& self);
+
+// 1 - x^2 and the like: a + b x
+Tensor affine(const at::Scalar& a, const at::Scalar& b, const Tensor& x);
+
+}  // namespace fastgrad::ops
