@@ -149,7 +149,8 @@ struct GemmArgs {
   KERNEL(tanh_backward, MapArgs)         \
   KERNEL(abs_backward, MapArgs)          \
   KERNEL(sqrt_backward, MapArgs)         \
-  KERNEL(copy, MapArgs)
+  KERNEL(copy, MapArgs)                  \
+  KERNEL(gemm, GemmArgs)
 // clang-format on
 
 struct Backend {

@@ -11,11 +11,11 @@ namespace fastgrad::ops {
 
 namespace {
 
-Tensor wrapped(const at::Scalar& s) {
-  const at::ScalarType type = s.isFloatingPoint() ? at::kDouble : s.isBoolean() ? at::kBool : at::kLong;
-  Tensor t = at::scalar_tensor(s, at::TensorOptions().dtype(type));
-  t.unsafeGetTensorImpl()->set_wrapped_number(true);
-  return t;
+// A 0-d tensor that leaves the dtype of an op with `like` as it is. It is no wrapped number, because torch.compile does
+// not keep that mark in a graph.
+Tensor constant(const at::Scalar& s, const Tensor& like) {
+  const bool half = like.scalar_type() == at::kHalf || like.scalar_type() == at::kBFloat16;
+  return at::scalar_tensor(s, at::TensorOptions().dtype(half && like.dim() > 0 ? at::kFloat : like.scalar_type()));
 }
 
 using Binary = Tensor(const Tensor&, const Tensor&);
@@ -36,7 +36,7 @@ Tensor mul(const Tensor& self, const Tensor& other) {
   static const auto op = handle<Binary>("mul");
   return op.call(self, other);
 }
-Tensor mul(const Tensor& self, const at::Scalar& other) { return mul(self, wrapped(other)); }
+Tensor mul(const Tensor& self, const at::Scalar& other) { return mul(self, constant(other, self)); }
 Tensor div(const Tensor& self, const Tensor& other) {
   static const auto op = handle<Binary>("div");
   return op.call(self, other);
@@ -45,7 +45,7 @@ Tensor pow(const Tensor& self, const Tensor& other) {
   static const auto op = handle<Binary>("pow");
   return op.call(self, other);
 }
-Tensor pow(const Tensor& self, const at::Scalar& other) { return pow(self, wrapped(other)); }
+Tensor pow(const Tensor& self, const at::Scalar& other) { return pow(self, constant(other, self)); }
 Tensor neg(const Tensor& self) {
   static const auto op = handle<Unary>("neg");
   return op.call(self);
@@ -54,7 +54,7 @@ Tensor log(const Tensor& self) {
   static const auto op = handle<Unary>("log");
   return op.call(self);
 }
-Tensor affine(const at::Scalar& a, const at::Scalar& b, const Tensor& x) { return add(wrapped(a), x, b); }
+Tensor affine(const at::Scalar& a, const at::Scalar& b, const Tensor& x) { return add(constant(a, x), x, b); }
 
 namespace {
 
@@ -101,7 +101,7 @@ Gradients pow_backward(const Saved& s, const Gradients& g) {
   const Tensor &a = s.tensors[0], &b = s.tensors[1], &y = s.tensors[2];
   Tensor ga, gb;
   if (s.needed[0])
-    ga = at::where(at::eq(b, 0), 0, mul(g[0], mul(b, pow(a, sub(b, wrapped(1))))));
+    ga = at::where(at::eq(b, 0), 0, mul(g[0], mul(b, pow(a, sub(b, constant(1, b))))));
   if (s.needed[1]) gb = at::where(at::eq(a, 0).logical_and(b.ge(0)), 0, mul(g[0], mul(y, log(a))));
   return to_inputs(s, ga, gb);
 }

@@ -16,9 +16,9 @@ bool eligible(const Tensor& t, c10::DeviceType device) {
 }
 
 void cast_arguments(torch::jit::Stack* stack, size_t count, at::ScalarType to, c10::DeviceType device) {
-  for (c10::IValue& v : torch::jit::last(*stack, count)) {
-    if (v.isTensor() && eligible(v.toTensor(), device))
-      v = at::autocast::cached_cast(to, v.toTensor(), device);
+  for (size_t i = stack->size() - count; i < stack->size(); ++i) {
+    c10::IValue& v = (*stack)[i];
+    if (v.isTensor() && eligible(v.toTensor(), device)) v = at::autocast::cached_cast(to, v.toTensor(), device);
   }
 }
 

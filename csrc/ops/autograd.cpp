@@ -4,13 +4,15 @@
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <bit>
+
 namespace fastgrad::ops {
 namespace {
 
 using torch::autograd::AutogradContext;
 
 struct Recorded : torch::autograd::Function<Recorded> {
-  static Gradients forward(AutogradContext* ctx, at::TensorList inputs, const std::vector<bool>& present,
+  static Gradients forward(AutogradContext* ctx, at::TensorList inputs, int64_t present,
                            BackwardFunction backward, c10::function_ref<Step()> run) {
     Step step = [&] {
       const BelowAutograd below;
@@ -26,7 +28,7 @@ struct Recorded : torch::autograd::Function<Recorded> {
       ctx->mark_non_differentiable(list);
     }
     ctx->saved_data["backward"] = reinterpret_cast<int64_t>(backward);
-    if (!present.empty()) ctx->saved_data["present"] = c10::List<bool>(std::vector<bool>(present));
+    ctx->saved_data["present"] = present;
     if (!step.values.empty()) {
       c10::impl::GenericList values(c10::AnyType::get());
       for (c10::IValue& v : step.values) values.push_back(std::move(v));
@@ -42,18 +44,16 @@ struct Recorded : torch::autograd::Function<Recorded> {
     saved.tensors = ctx->get_saved_variables();
     if (const auto v = data.find("values"); v != data.end())
       for (const c10::IValue& value : v->second.toListRef()) saved.values.push_back(value);
-    std::vector<bool> present;
-    if (const auto p = data.find("present"); p != data.end()) present = p->second.toBoolList().vec();
-    size_t edge = 0;
-    const size_t inputs = present.empty() ? ctx->num_inputs() : present.size();
-    for (size_t i = 0; i < inputs; ++i)
-      saved.needed.push_back((present.empty() || present[i]) && ctx->needs_input_grad(edge++));
+    const auto present = static_cast<uint64_t>(data.at("present").toInt());
+    const size_t inputs = std::bit_width(present) - 1;
+    for (size_t i = 0, edge = 0; i < inputs; ++i)
+      saved.needed.push_back((present >> i & 1) && ctx->needs_input_grad(edge++));
     bool any_grad = false;
     for (const at::Tensor& g : grads) any_grad |= g.defined();
     Gradients all = any_grad ? function(saved, grads) : Gradients(inputs);
     Gradients result;
     for (size_t i = 0; i < inputs; ++i)
-      if (present.empty() || present[i]) result.push_back(saved.needed[i] ? all[i] : at::Tensor());
+      if (present >> i & 1) result.push_back(saved.needed[i] ? all[i] : at::Tensor());
     for (int i = 0; i < 3; ++i) result.emplace_back();  // present, backward and run are no tensors
     return result;
   }
@@ -74,12 +74,12 @@ bool needs_recording(const char* op, at::TensorList inputs) {
 
 Gradients record(at::TensorList inputs, BackwardFunction backward, c10::function_ref<Step()> forward) {
   Gradients defined;
-  std::vector<bool> present;
-  for (const at::Tensor& t : inputs) {
-    present.push_back(t.defined());
-    if (t.defined()) defined.push_back(t);
+  int64_t present = int64_t(1) << inputs.size();  // a bit an input, and one that marks their number
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (!inputs[i].defined()) continue;
+    present |= int64_t(1) << i;
+    defined.push_back(inputs[i]);
   }
-  if (defined.size() == inputs.size()) present.clear();
   return Recorded::apply(at::TensorList(defined), present, backward, forward);
 }
 

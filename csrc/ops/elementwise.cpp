@@ -178,7 +178,7 @@ void define_elementwise(torch::Library& m, const ElementwiseSpec& spec, const Di
 
   if (!in_place) return;
   const auto in_place_op =
-      declare<void(const In&...)>(m, name + "_(Tensor(a!) self" + arguments.substr(arguments.find("self") + 4) + ") -> ()");
+      declare<void(const In&...)>(m, name + "_(Tensor(a!) input" + arguments.substr(arguments.find("input") + 5) + ") -> ()");
   implement(
       m, name + "_",
       [spec](const In&... in) {
@@ -212,14 +212,14 @@ void define_elementwise(torch::Library& m, const ElementwiseSpec& spec, const Di
 }  // namespace
 
 void define_unary(torch::Library& m, const ElementwiseSpec& spec, Differentiation d, bool in_place) {
-  define_elementwise<Tensor>(m, spec, d, in_place, "Tensor self");
+  define_elementwise<Tensor>(m, spec, d, in_place, "Tensor input");
 }
 void define_binary(torch::Library& m, const ElementwiseSpec& spec, Differentiation d, bool in_place) {
-  define_elementwise<Tensor, Tensor>(m, spec, d, in_place, "Tensor self, Tensor other");
+  define_elementwise<Tensor, Tensor>(m, spec, d, in_place, "Tensor input, Tensor other");
 }
 void define_binary_alpha(torch::Library& m, const ElementwiseSpec& spec, Differentiation d, bool in_place) {
   define_elementwise<Tensor, Tensor, at::Scalar>(m, spec, d, in_place,
-                                                 "Tensor self, Tensor other, *, Scalar alpha=1");
+                                                 "Tensor input, Tensor other, *, Scalar alpha=1");
 }
 
 }  // namespace fastgrad::ops

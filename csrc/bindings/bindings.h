@@ -1,0 +1,44 @@
+// Python bindings: from Python arguments to the typed dispatcher handle of an op. One file a family.
+//
+// The functions defined here carry no docstring and no checks of their own; fastgrad/functional attaches the docstring,
+// and csrc/ops checks. Also the precompiled header of this folder.
+#pragma once
+#include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/utils/pybind.h>
+#include <torch/csrc/utils/python_numbers.h>
+#include <torch/csrc/utils/tensor_numpy.h>
+
+#include "../ops/common.h"
+
+namespace fastgrad::bindings {
+
+namespace py = pybind11;
+using at::Tensor;
+using ops::handle;
+using OptionalTensor = std::optional<Tensor>;
+
+// The tensor passed as argument `name`; TypeError in torch's words for anything else.
+Tensor tensor_argument(py::handle object, const char* function, const char* name, int position);
+// The same for an argument that may be None.
+OptionalTensor optional_tensor_argument(py::handle object, const char* function, const char* name, int position);
+// The same for an argument that may also be a Python number, which becomes a 0-d tensor that promotes like a scalar.
+Tensor tensor_or_number_argument(py::handle object, const char* function, const char* name, int position);
+// A Python int, float or bool.
+at::Scalar scalar_argument(py::handle object, const char* function, const char* name);
+
+// Other Python threads run while an op does; cheaper than pybind11's own, which also switches thread states.
+class WithoutGil {
+ public:
+  WithoutGil() : state_(PyEval_SaveThread()) {}
+  ~WithoutGil() { PyEval_RestoreThread(state_); }
+  WithoutGil(const WithoutGil&) = delete;
+  WithoutGil& operator=(const WithoutGil&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
+void bind_activations(py::module_& m);
+void bind_arithmetic(py::module_& m);
+
+}  // namespace fastgrad::bindings

@@ -1,0 +1,211 @@
+// c = activation(a @ b + bias), batched: the loops around the register tile of gemm.h.
+//
+// Layout: columns of C in blocks of NC, k in blocks of KC, rows in blocks of MC; the block of B (KC x NC) and of A
+// (MC x KC) are packed in panels, from any strides and any floating-point dtype. An operand that would be read only
+// once or twice from its pack is used in place. Heights of panels are evened out, so that no tile is nearly empty.
+//
+// Numerics: float16 and bfloat16 are widened while packing, summed in float32, rounded once. Blocks of k depend on k
+// alone, and are added in ascending order.
+//
+// Parallel scheme: the longer side of C is cut, in panels, over all products of the batch; each thread packs for itself
+// and nothing is shared, so no element depends on the number of threads.
+#include "gemm.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "gemm_finish.h"
+#include "gemm_pack.h"
+#include "parallel.h"
+
+namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+namespace {
+
+constexpr int64_t kGrain = 1 << 18;        // multiply-adds worth a piece of parallel work
+constexpr int64_t kWideRows = 1120;        // rows of float32 sums kept for a 16-bit C
+constexpr int64_t kHugePage = 1 << 21;
+
+template <class T>
+constexpr TileKernels<T> tile_kernels;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+// The size of each of the fewest equal blocks, multiples of `unit`, no larger than `most`.
+int64_t even_block(int64_t n, int64_t most, int64_t unit) { return round_up(ceil_div(n, ceil_div(n, most)), unit); }
+
+// A buffer a thread keeps between calls. It grows to what the blocking constants allow, and no further.
+struct Buffer {
+  void* data = nullptr;
+  int64_t bytes = 0;
+  template <class T>
+  T* reserve(int64_t elements) {
+    const int64_t needed = elements * sizeof(T);
+    if (needed > bytes) {
+      std::free(data);
+      bytes = round_up(needed, needed < kHugePage ? 4096 : kHugePage);
+      data = std::aligned_alloc(needed < kHugePage ? 4096 : kHugePage, bytes);
+      if (!data) std::abort();
+      if (needed >= kHugePage) madvise(data, bytes, MADV_HUGEPAGE);
+    }
+    return static_cast<T*>(data);
+  }
+  ~Buffer() { std::free(data); }
+};
+thread_local Buffer buffer_a, buffer_b, buffer_sums;
+
+// `count` panels that share n rows as evenly as can be.
+struct Panels {
+  int64_t count, base, larger;
+  Panels(int64_t n, int64_t most) : count(ceil_div(n, most)), base(n / count), larger(n % count) {}
+  int64_t begin(int64_t p) const { return p * base + std::min(p, larger); }
+  int64_t size(int64_t p) const { return base + (p < larger); }
+};
+
+// Rows [m0, m1), columns [n0, n1) of one product, over all of k.
+template <class T, class S>
+void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
+  using B = Blocking<T>;
+  constexpr int64_t W = Vec<T>::size, NR = B::NV * W, MR = B::MR;
+  constexpr bool same = std::is_same_v<T, S>;
+  const int64_t kc_most = even_block(g.k, B::KC, 4), blocks_k = ceil_div(g.k, kc_most);
+  const int64_t nc_most = even_block(n1 - n0, B::NC, NR), mc_most = even_block(m1 - m0, B::MC, MR);
+  const bool wide_sums = !same && blocks_k > 1;
+  const bool b_in_place = same && g.b.col == 1 && (m1 - m0 <= 2 * MR);
+  const bool a_in_place = same && (n1 - n0 <= NR);
+  const bool strided = a_in_place && g.a.row != 1;
+
+  T* const packed_b = buffer_b.reserve<T>(kc_most * (b_in_place ? NR : nc_most) + W);
+  T* const packed_a = a_in_place ? nullptr : buffer_a.reserve<T>(mc_most * kc_most + W);
+  T* const sums = wide_sums ? buffer_sums.reserve<T>((m1 - m0) * nc_most) : nullptr;
+  alignas(64) T tile[MR * NR], bias[NR];
+  const FinishTile<T, S> merge = finish_for<T, S>(Activation::none), finish = finish_for<T, S>(g.activation);
+  const bool epilogue = !same || g.bias || g.activation != Activation::none;
+
+  for (int64_t jc = n0; jc < n1; jc += nc_most) {
+    const int64_t nc = std::min(nc_most, n1 - jc);
+    for (int64_t pc = 0; pc < g.k; pc += kc_most) {
+      const int64_t kc = std::min(kc_most, g.k - pc);
+      const bool first = pc == 0, last = pc + kc == g.k;
+      const Matrix<S> b = g.b.at(pc, jc);
+      for (int64_t j = b_in_place ? nc / NR * NR : 0; j < nc; j += NR) {
+        const int64_t columns = std::min(NR, nc - j);
+        pack_panel(b.at(0, j).data, b.col, b.row, columns, round_up(columns, W), kc,
+                   packed_b + (b_in_place ? 0 : j * kc));
+      }
+      for (int64_t ic = m0; ic < m1; ic += mc_most) {
+        const int64_t mc = std::min(mc_most, m1 - ic);
+        const Matrix<S> a = g.a.at(ic, pc);
+        const Panels panels(mc, MR);
+        if (!a_in_place)
+          for (int64_t p = 0; p < panels.count; ++p)
+            pack_panel(a.at(panels.begin(p), 0).data, a.row, a.col, panels.size(p), panels.size(p), kc,
+                       packed_a + panels.begin(p) * kc);
+        for (int64_t j = 0; j < nc; j += NR) {
+          const int64_t columns = std::min(NR, nc - j), width = round_up(columns, W);
+          if (last && g.bias)
+            for (int64_t l = 0; l < columns; ++l) bias[l] = T(g.bias[(jc + j + l) * g.bias_stride]);
+          const T* b_panel = packed_b + (b_in_place ? 0 : j * kc);
+          int64_t b_row = width;
+          if constexpr (same)
+            if (b_in_place && columns == NR) b_panel = b.at(0, j).data, b_row = b.row;
+          const TileKernel<T>* const kernels = tile_kernels<T>.of[strided][width / W - 1];
+          for (int64_t p = 0; p < panels.count; ++p) {
+            const int64_t i = panels.begin(p), rows = panels.size(p);
+            S* const c = g.c + (ic + i) * g.c_row + jc + j;
+            T* to = tile;
+            int64_t to_row = NR;
+            bool accumulate = false;
+            if constexpr (same) {
+              if (columns == width) to = c, to_row = g.c_row, accumulate = !first;
+            } else if (wide_sums) {
+              to = sums + (ic - m0 + i) * nc_most + j, to_row = nc_most, accumulate = !first;
+            }
+            const T* a_panel = packed_a + i * kc;
+            int64_t a_row = 1, a_col = rows;
+            if constexpr (same)
+              if (a_in_place) a_panel = a.at(i, 0).data, a_row = a.row, a_col = a.col;
+            kernels[rows - 1](kc, a_panel, a_row, a_col, b_panel, b_row, to, to_row, accumulate);
+            if (last && epilogue)
+              finish(rows, columns, to, to_row, same && to == tile && !first, c, g.c_row, g.bias ? bias : nullptr);
+            else if (same && to == tile)
+              merge(rows, columns, to, to_row, !first, c, g.c_row, nullptr);
+          }
+        }
+      }
+    }
+  }
+}
+
+// k = 0: c = activation(bias).
+template <class T, class S>
+void product_empty(const Product<S>& g, int64_t m0, int64_t m1) {
+  constexpr int64_t W = Vec<T>::size;
+  const FinishTile<T, S> finish = finish_for<T, S>(g.activation);
+  const T zero[W] = {};
+  for (int64_t j = 0; j < g.n; j += W) {
+    const int64_t columns = std::min(W, g.n - j);
+    T bias[W] = {};
+    if (g.bias)
+      for (int64_t l = 0; l < columns; ++l) bias[l] = T(g.bias[(j + l) * g.bias_stride]);
+    finish(m1 - m0, columns, zero, 0, false, g.c + m0 * g.c_row + j, g.c_row, bias);
+  }
+}
+
+template <class T, class S>
+void product_range(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
+  if (g.k == 0) return product_empty<T>(g, m0, m1);
+  if (std::is_same_v<T, S> || g.k <= Blocking<T>::KC) return product_block<T>(g, m0, m1, n0, n1);
+  for (int64_t i = m0; i < m1; i += kWideRows)
+    for (int64_t j = n0; j < n1; j += kWideRows)
+      product_block<T>(g, i, std::min(m1, i + kWideRows), j, std::min(n1, j + kWideRows));
+}
+
+template <class T, class S>
+void batched(const GemmArgs& args) {
+  constexpr int64_t size = sizeof(S), NR = Blocking<T>::NV * Vec<T>::size;
+  const auto strides = [](int64_t bytes) { return bytes / size; };
+  Product<S> product{args.m, args.n, args.k,
+                     {static_cast<const S*>(args.a), strides(args.a_row), strides(args.a_col)},
+                     {static_cast<const S*>(args.b), strides(args.b_row), strides(args.b_col)},
+                     static_cast<S*>(args.c), strides(args.c_row),
+                     static_cast<const S*>(args.bias), strides(args.bias_stride), args.activation};
+  const bool by_rows = args.k == 0 || args.m >= args.n;
+  const int64_t panel = by_rows ? Blocking<T>::MR : NR, extent = by_rows ? args.m : args.n;
+  const int64_t panels = ceil_div(extent, panel);
+  const int64_t cost = panel * (by_rows ? args.n : args.m) * std::max<int64_t>(args.k, 8);
+  parallel_for(0, args.batches * panels, std::max<int64_t>(1, kGrain / cost), [&](int64_t begin, int64_t end) {
+    while (begin < end) {
+      const int64_t first = begin % panels, count = std::min(panels - first, end - begin);
+      Product<S> g = product;
+      int64_t index = begin / panels;
+      for (int d = 0; d < args.batch_dims; ++d) {
+        const int64_t at = index % args.batch_shape[d];
+        index /= args.batch_shape[d];
+        g.a.data += at * strides(args.a_batch[d]);
+        g.b.data += at * strides(args.b_batch[d]);
+        g.c += at * strides(args.c_batch[d]);
+      }
+      const int64_t from = first * panel, to = std::min(extent, (first + count) * panel);
+      if (by_rows) product_range<T>(g, from, to, 0, g.n);
+      else product_range<T>(g, 0, g.m, from, to);
+      begin += count;
+    }
+  });
+}
+
+}  // namespace
+
+Status gemm_float(const GemmArgs& args) {
+  switch (args.dtype) {
+    case Dtype::f32: batched<float, float>(args); break;
+    case Dtype::f64: batched<double, double>(args); break;
+    case Dtype::bf16: batched<float, bf16>(args); break;
+    case Dtype::f16: batched<float, f16>(args); break;
+    default: return 1;
+  }
+  return 0;
+}
+
+}  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

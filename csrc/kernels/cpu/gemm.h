@@ -1,0 +1,121 @@
+// The matrix product's register tile and the constants that shape it.
+//
+// A tile of C, MR rows by NV registers, stays in registers while k runs: per k it takes NV loads of B, MR broadcasts
+// of A and MR x NV fused multiply-adds. The operands are reached by strides, so the same kernel serves packed panels
+// (a_row = 1, a_col = MR; b_row = the panel's width) and operands used in place.
+//
+// Numerics: every element of a tile is one chain of multiply-adds over ascending k, of the same form in a tile of any
+// height and width, so an element does not depend on where in C, or on which thread, it was computed.
+#pragma once
+#include <utility>
+
+#include "../backend.h"
+#include "convert.h"
+#include "simd.h"
+
+namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+
+// MR x NV registers of C; a packed block of A is MC x KC and stays in L2, one of B is KC x NC and stays in L3.
+template <int Mr, int Nv, int Mc, int Kc, int Nc>
+struct Blocks {
+  static constexpr int64_t MR = Mr, NV = Nv, MC = Mc, KC = Kc, NC = Nc;
+};
+template <class T>
+struct Blocking;
+#if defined(__AVX512F__)  // 32 registers: 28 hold C
+template <> struct Blocking<float> : Blocks<14, 2, 14 * 16, 384, 2048> {};
+template <> struct Blocking<double> : Blocks<14, 2, 14 * 12, 256, 1536> {};
+#elif defined(__aarch64__)  // 32 registers
+template <> struct Blocking<float> : Blocks<8, 3, 8 * 16, 256, 1536> {};
+template <> struct Blocking<double> : Blocks<8, 3, 8 * 12, 256, 768> {};
+#elif defined(__AVX2__)  // 16 registers: 12 hold C
+template <> struct Blocking<float> : Blocks<6, 2, 6 * 32, 384, 2048> {};
+template <> struct Blocking<double> : Blocks<6, 2, 6 * 24, 256, 1536> {};
+#else  // 16 registers, and a product needs one of its own
+template <> struct Blocking<float> : Blocks<6, 2, 6 * 32, 384, 2048> {};
+template <> struct Blocking<double> : Blocks<6, 2, 6 * 24, 256, 1536> {};
+#endif
+
+// A matrix in memory; strides in elements.
+template <class S>
+struct Matrix {
+  const S* data;
+  int64_t row, col;
+  Matrix at(int64_t i, int64_t j) const { return {data + i * row + j * col, row, col}; }
+};
+
+// One product of a batch: S is the type in memory, T the one of the arithmetic.
+template <class S>
+struct Product {
+  int64_t m, n, k;
+  Matrix<S> a, b;
+  S* c;
+  int64_t c_row;
+  const S* bias;  // or null
+  int64_t bias_stride;
+  Activation activation;
+};
+
+// c (+)= a @ b for a tile of MR rows and NV registers. Where A's rows are not adjacent, `Strided` takes a_row.
+template <class T, int MR, int NV, bool Strided>
+void tile_kernel(int64_t k, const T* a, int64_t a_row, int64_t a_col, const T* b, int64_t b_row, T* c, int64_t c_row,
+                 bool accumulate) {
+  using V = Vec<T>;
+  if (!Strided) a_row = 1;
+  V sum[MR][NV];
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; ++j) {
+      sum[i][j] = V(T(0));
+      __builtin_prefetch(c + i * c_row + j * V::size, 1);
+    }
+  }
+#pragma GCC unroll 2
+  for (; k > 0; --k) {
+    V row[NV];
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; ++j) row[j] = V::load(b + j * V::size);
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+      const V x(a[i * a_row]);
+#pragma GCC unroll 8
+      for (int j = 0; j < NV; ++j) sum[i][j] = fma(x, row[j], sum[i][j]);
+    }
+    a += a_col;
+    b += b_row;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; ++j) {
+      T* at = c + i * c_row + j * V::size;
+      (accumulate ? V::load(at) + sum[i][j] : sum[i][j]).store(at);
+    }
+  }
+}
+
+template <class T>
+using TileKernel = void (*)(int64_t k, const T* a, int64_t a_row, int64_t a_col, const T* b, int64_t b_row, T* c,
+                            int64_t c_row, bool accumulate);
+
+// tile_kernels<T>.of[strided][NV - 1][MR - 1]
+template <class T>
+struct TileKernels {
+  using B = Blocking<T>;
+  TileKernel<T> of[2][B::NV][B::MR] = {};
+  template <int NV, size_t... I>
+  constexpr void fill(std::index_sequence<I...>) {
+    ((of[0][NV - 1][I] = &tile_kernel<T, I + 1, NV, false>, of[1][NV - 1][I] = &tile_kernel<T, I + 1, NV, true>), ...);
+  }
+  template <size_t... J>
+  constexpr void fill_widths(std::index_sequence<J...>) {
+    (fill<J + 1>(std::make_index_sequence<B::MR>()), ...);
+  }
+  constexpr TileKernels() { fill_widths(std::make_index_sequence<B::NV>()); }
+};
+
+// The driver, in gemm.cpp: every product of the batch, for a floating-point dtype.
+Status gemm_float(const GemmArgs& args);
+
+}  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

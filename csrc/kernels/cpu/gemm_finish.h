@@ -1,0 +1,59 @@
+// The epilogue of the matrix product: c = activation(tile + previous + bias), rounded once to the type in memory.
+// It runs on a tile the kernel has just written, in L1.
+#pragma once
+#include "../math/activations.h"
+#include "gemm_pack.h"
+
+namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+
+struct Identity {
+  template <class V>
+  FASTGRAD_INLINE V operator()(V x) const {
+    return x;
+  }
+};
+
+template <class T, class S>
+FASTGRAD_INLINE void store_as(Vec<T> v, S* p, int64_t n) {
+  if constexpr (std::is_same_v<T, S>) {
+    store_first(v, p, n);
+  } else {
+    T lane[Vec<T>::size];
+    v.store(lane);
+    for (int64_t i = 0; i < n; ++i) p[i] = S(lane[i]);
+  }
+}
+
+// `previous`: whether c already holds the sum over the earlier blocks of k. `bias` is contiguous, or null.
+template <class T, class S, class Function>
+void finish_tile(int64_t rows, int64_t columns, const T* tile, int64_t tile_row, bool previous, S* c, int64_t c_row,
+                 const T* bias) {
+  using V = Vec<T>;
+  const Function f;
+  for (int64_t i = 0; i < rows; ++i, tile += tile_row, c += c_row) {
+    for (int64_t j = 0; j < columns; j += V::size) {
+      const int64_t n = columns - j < V::size ? columns - j : V::size;
+      V x = n == V::size ? V::load(tile + j) : load_first(tile + j, n);
+      if constexpr (std::is_same_v<T, S>)
+        if (previous) x = load_first(c + j, n) + x;
+      if (bias) x = x + load_first(bias + j, n);
+      store_as(f(x), c + j, n);
+    }
+  }
+}
+
+template <class T, class S>
+using FinishTile = void (*)(int64_t rows, int64_t columns, const T* tile, int64_t tile_row, bool previous, S* c,
+                            int64_t c_row, const T* bias);
+
+template <class T, class S>
+FinishTile<T, S> finish_for(Activation activation) {
+  switch (activation) {
+    case Activation::relu: return &finish_tile<T, S, math::Relu>;
+    case Activation::sigmoid: return &finish_tile<T, S, math::Sigmoid>;
+    case Activation::tanh: return &finish_tile<T, S, math::Tanh>;
+    default: return &finish_tile<T, S, Identity>;
+  }
+}
+
+}  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

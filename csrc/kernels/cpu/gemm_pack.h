@@ -1,0 +1,153 @@
+// Packing for the matrix product: a panel of a strided operand, converted to the type of the arithmetic and laid out
+// so that the tile kernel reads it in sequence: to[k * width + lane]. Lanes beyond the operand's are 0.
+//
+// Where the lanes are adjacent in memory it is a copy; where k is, a transpose in registers, a square of V::size at a
+// time. A store may run past its panel's row: what it spoils is rewritten by the rows and panels that follow, so a
+// buffer of panels ends in one register of slack.
+#pragma once
+#include <utility>
+
+#include "gemm.h"
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+
+// The first n lanes (0 <= n <= size); the others are 0, and their memory is not touched.
+template <class T>
+FASTGRAD_INLINE Vec<T> load_first(const T* p, int64_t n) {
+#if defined(__AVX512F__)
+  const unsigned mask = (1u << n) - 1;
+  if constexpr (sizeof(T) == 4) return Vec<T>(typename Vec<T>::R::Register(_mm512_maskz_loadu_ps(mask, p)));
+  else return Vec<T>(typename Vec<T>::R::Register(_mm512_maskz_loadu_pd(mask, p)));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) {
+    const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(int(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return Vec<T>(typename Vec<T>::R::Register(_mm256_maskload_ps(p, mask)));
+  } else {
+    const __m256i mask = _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+    return Vec<T>(typename Vec<T>::R::Register(_mm256_maskload_pd(p, mask)));
+  }
+#else
+  T lane[Vec<T>::size] = {};
+  for (int64_t i = 0; i < n; ++i) lane[i] = p[i];
+  return Vec<T>::load(lane);
+#endif
+}
+
+template <class T>
+FASTGRAD_INLINE void store_first(Vec<T> v, T* p, int64_t n) {
+#if defined(__AVX512F__)
+  const unsigned mask = (1u << n) - 1;
+  if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(p, mask, (__m512)v.v);
+  else _mm512_mask_storeu_pd(p, mask, (__m512d)v.v);
+#else
+  T lane[Vec<T>::size];
+  v.store(lane);
+  const T* from = lane;
+  if (n == Vec<T>::size) return v.store(p);
+  if (n & 4) std::memcpy(p, from, 4 * sizeof(T)), p += 4, from += 4;
+  if (n & 2) std::memcpy(p, from, 2 * sizeof(T)), p += 2, from += 2;
+  if (n & 1) *p = *from;
+#endif
+}
+
+typedef uint16_t Halves __attribute__((vector_size(kVecBytes / 2)));
+typedef uint32_t Words __attribute__((vector_size(kVecBytes)));
+
+// A register of T from memory of type S; of its first n lanes, the others 0.
+template <class T, class S>
+FASTGRAD_INLINE Vec<T> load_as(const S* p) {
+  using V = Vec<T>;
+  if constexpr (std::is_same_v<T, S>) {
+    return V::load(p);
+  } else if constexpr (std::is_same_v<S, bf16>) {
+    Halves half;
+    std::memcpy(&half, p, sizeof half);
+    return V(typename V::R::Register(__builtin_convertvector(half, Words) << 16));
+  } else {
+#if defined(__AVX512F__)
+    return V(typename V::R::Register(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))));
+#elif defined(__F16C__)
+    return V(typename V::R::Register(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))));
+#else
+    T lane[V::size];
+    for (int i = 0; i < V::size; ++i) lane[i] = T(p[i]);
+    return V::load(lane);
+#endif
+  }
+}
+template <class T, class S>
+FASTGRAD_INLINE Vec<T> load_as(const S* p, int64_t n) {
+  if constexpr (std::is_same_v<T, S>) {
+    return load_first(p, n);
+  } else {
+    S lane[Vec<T>::size];
+    std::memset(lane, 0, sizeof lane);
+    for (int64_t i = 0; i < n; ++i) lane[i] = p[i];
+    return load_as<T>(lane);
+  }
+}
+
+// Exchanges the off-diagonal blocks of Step x Step squares in a pair of rows Step apart.
+template <int Step, class V, size_t... I>
+FASTGRAD_INLINE void exchange(V& a, V& b, std::index_sequence<I...>) {
+  constexpr int W = V::size;
+  const V low(__builtin_shufflevector(a.v, b.v, (int(I) & Step ? W + int(I) - Step : int(I))...));
+  b = V(__builtin_shufflevector(a.v, b.v, (int(I) & Step ? W + int(I) : int(I) + Step)...));
+  a = low;
+}
+template <int Step, class V>
+FASTGRAD_INLINE void transpose(V (&r)[V::size]) {
+  if constexpr (Step < V::size) {
+#pragma GCC unroll 16
+    for (int i = 0; i < V::size; ++i)
+      if (!(i & Step)) exchange<Step>(r[i], r[i + Step], std::make_index_sequence<V::size>());
+    transpose<2 * Step>(r);
+  }
+}
+
+// `lanes` of the panel's `width` exist; `lane` and `step` are their strides in elements.
+template <class T, class S>
+void pack_panel(const S* from, int64_t lane, int64_t step, int64_t lanes, int64_t width, int64_t k, T* to) {
+  using V = Vec<T>;
+  constexpr int64_t W = V::size;
+  if (lane == 1) {
+    if (lanes == width && width % W == 0) {
+      for (int64_t p = 0; p < k; ++p, from += step, to += width)
+        for (int64_t l = 0; l < width; l += W) load_as<T>(from + l).store(to + l);
+    } else {
+      for (int64_t p = 0; p < k; ++p, from += step, to += width)
+        for (int64_t l = 0; l < width; l += W)
+          load_as<T>(from + l, lanes - l < 0 ? 0 : lanes - l < W ? lanes - l : W).store(to + l);
+    }
+  } else if (step == 1) {
+    for (int64_t p = 0; p < k; p += W, from += W, to += W * width) {
+      const int64_t depth = k - p < W ? k - p : W;
+      for (int64_t l = (width - 1) / W * W; l >= 0; l -= W) {  // the last lanes first: they run over
+        V r[W];
+        const int64_t rows = lanes - l;
+        if (depth == W) {
+#pragma GCC unroll 16
+          for (int i = 0; i < W; ++i) r[i] = i < rows ? load_as<T>(from + (l + i) * lane) : V(T(0));
+        } else {
+#pragma GCC unroll 16
+          for (int i = 0; i < W; ++i) r[i] = i < rows ? load_as<T>(from + (l + i) * lane, depth) : V(T(0));
+        }
+        transpose<1>(r);
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i)
+          if (i < depth) r[i].store(to + i * width + l);
+      }
+    }
+  } else {
+    for (int64_t p = 0; p < k; ++p, from += step, to += width) {
+      int64_t l = 0;
+      for (; l < lanes; ++l) to[l] = T(from[l * lane]);
+      for (; l < width; ++l) to[l] = T(0);
+    }
+  }
+}
+
+}  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

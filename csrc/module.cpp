@@ -1,0 +1,16 @@
+// The Python module fastgrad._C: the bindings of every family, and the choice of backend.
+#include "bindings/bindings.h"
+
+PYBIND11_MODULE(_C, m) {
+  namespace ops = fastgrad::ops;
+  namespace bindings = fastgrad::bindings;
+  py::options options;
+  options.disable_function_signatures();  // fastgrad/functional writes the docstrings
+
+  bindings::bind_activations(m);
+  bindings::bind_arithmetic(m);
+
+  m.def("backends", &ops::list_backends);
+  m.def("active_backend", &ops::active_backend);
+  m.def("force_backend", &ops::force_backend);
+}

@@ -1,0 +1,51 @@
+"""Fake kernels: the shape, dtype and strides of each op's result, for `torch.compile` and `torch.export`.
+
+Each op has the semantics of torch's op of the same name, so torch's own op on the fake tensors gives the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_Op = Callable[..., Any]
+
+
+def _like(name: str, op: _Op) -> None:
+    torch.library.register_fake(f"fastgrad::{name}")(op)
+
+
+def _writes_out(op: _Op) -> _Op:
+    def fake(*args: Any, out: torch.Tensor, **kwargs: Any) -> None:
+        result = op(*args, **kwargs)
+        if out.shape != result.shape:
+            raise NotImplementedError(
+                f"out= has shape {list(out.shape)} but the result has {list(result.shape)}: torch.compile does not "
+                "trace a resize"
+            )
+
+    return fake
+
+
+def _elementwise(name: str, op: _Op) -> None:
+    _like(name, op)
+    if "out" in getattr(torch.ops.fastgrad, name).overloads():
+        _like(f"{name}.out", _writes_out(op))
+    if hasattr(torch.ops.fastgrad, f"{name}_"):
+        _like(f"{name}_", lambda *args, **kwargs: None)
+
+
+def _divide(rounding_mode: str) -> _Op:
+    return lambda self, other: torch.div(self, other, rounding_mode=rounding_mode)
+
+
+for _name in ("add", "sub", "mul", "div", "pow", "eq", "ne", "lt", "le", "gt", "ge"):
+    _elementwise(_name, getattr(torch, _name))
+for _name in ("neg", "abs", "sqrt", "exp", "log", "relu", "sigmoid", "tanh"):
+    _elementwise(_name, getattr(torch, _name))
+_elementwise("div_floor", _divide("floor"))
+_elementwise("div_trunc", _divide("trunc"))
+for _name in ("relu", "sigmoid", "tanh", "abs", "sqrt"):
+    _elementwise(f"{_name}_backward", torch.mul)

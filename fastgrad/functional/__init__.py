@@ -1,0 +1,4 @@
+"""The ops, each with the name, signature, defaults and semantics of torch's function of the same name."""
+
+from fastgrad.functional.activations import *  # noqa: F403
+from fastgrad.functional.arithmetic import *  # noqa: F403
