@@ -50,7 +50,7 @@ struct MapArgs {
   int64_t numel;
   int outputs, operands;
   Operand operand[kMaxOperands];
-  Dtype compute;  // the arithmetic: f32, f64, i32 or i64
+  Dtype compute;  // the arithmetic: f32 (for 16-bit floats too), f64, or an integer dtype (u8 for bool)
   Number parameter[2];
   Stream stream;
 };
