@@ -1,6 +1,7 @@
 """Runs the Python suite on the installed fastgrad, once per backend of this machine, and prints each outcome.
 
-Arguments are passed to pytest. Every backend gets the same seed, which is printed: --seed N repeats a run. FASTGRAD_TEST_BACKENDS="avx2 emulated" restricts the backends.
+Arguments are passed to pytest. Every backend gets the same seed, which is printed: --seed N repeats a run.
+FASTGRAD_TEST_BACKENDS="avx2 emulated" restricts the backends.
 """
 
 import os
