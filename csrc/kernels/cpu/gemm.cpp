@@ -165,12 +165,30 @@ void product_range(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
 template <class T, class S>
 void batched(const GemmArgs& args) {
   constexpr int64_t size = sizeof(S), NR = Blocking<T>::NV * Vec<T>::size;
-  const auto strides = [](int64_t bytes) { return bytes / size; };
-  Product<S> product{args.m, args.n, args.k,
-                     {static_cast<const S*>(args.a), strides(args.a_row), strides(args.a_col)},
-                     {static_cast<const S*>(args.b), strides(args.b_row), strides(args.b_col)},
-                     static_cast<S*>(args.c), strides(args.c_row),
-                     static_cast<const S*>(args.bias), strides(args.bias_stride), args.activation};
+  const auto in_elements = [](int64_t bytes) { return bytes / size; };
+  const auto item = [&](int64_t index) {
+    Product<S> g{args.m, args.n, args.k,
+                 {static_cast<const S*>(args.a), in_elements(args.a_row), in_elements(args.a_col)},
+                 {static_cast<const S*>(args.b), in_elements(args.b_row), in_elements(args.b_col)},
+                 static_cast<S*>(args.c), in_elements(args.c_row),
+                 static_cast<const S*>(args.bias), in_elements(args.bias_stride), args.activation};
+    for (int d = 0; d < args.batch_dims; ++d) {
+      const int64_t at = index % args.batch_shape[d];
+      index /= args.batch_shape[d];
+      g.a.data += at * in_elements(args.a_batch[d]);
+      g.b.data += at * in_elements(args.b_batch[d]);
+      g.c += at * in_elements(args.c_batch[d]);
+    }
+    return g;
+  };
+  if (is_skinny<T>(item(0))) {
+    // A single product, or each thread's share of the batch; a nested parallel_for runs in place.
+    const int64_t grain = std::max<int64_t>(1, kGrain / (args.m * args.n * args.k));
+    return parallel_for(0, args.batches, grain, [&](int64_t begin, int64_t end) {
+      for (; begin < end; ++begin) product_skinny<T>(item(begin));
+    });
+  }
+
   const bool by_rows = args.k == 0 || args.m >= args.n;
   const int64_t panel = by_rows ? Blocking<T>::MR : NR, extent = by_rows ? args.m : args.n;
   const int64_t panels = ceil_div(extent, panel);
@@ -178,15 +196,7 @@ void batched(const GemmArgs& args) {
   parallel_for(0, args.batches * panels, std::max<int64_t>(1, kGrain / cost), [&](int64_t begin, int64_t end) {
     while (begin < end) {
       const int64_t first = begin % panels, count = std::min(panels - first, end - begin);
-      Product<S> g = product;
-      int64_t index = begin / panels;
-      for (int d = 0; d < args.batch_dims; ++d) {
-        const int64_t at = index % args.batch_shape[d];
-        index /= args.batch_shape[d];
-        g.a.data += at * strides(args.a_batch[d]);
-        g.b.data += at * strides(args.b_batch[d]);
-        g.c += at * strides(args.c_batch[d]);
-      }
+      const Product<S> g = item(begin / panels);
       const int64_t from = first * panel, to = std::min(extent, (first + count) * panel);
       if (by_rows) product_range<T>(g, from, to, 0, g.n);
       else product_range<T>(g, 0, g.m, from, to);

@@ -115,6 +115,12 @@ struct TileKernels {
   constexpr TileKernels() { fill_widths(std::make_index_sequence<B::NV>()); }
 };
 
+// Products with a vector, or with very few rows, in gemv.cpp: whether shape and layout are its business, and the product.
+template <class T, class S>
+bool is_skinny(const Product<S>& product);
+template <class T, class S>
+void product_skinny(const Product<S>& product);
+
 // The driver, in gemm.cpp: every product of the batch, for a floating-point dtype.
 Status gemm_float(const GemmArgs& args);
 
