@@ -101,8 +101,8 @@ FASTGRAD_INLINE void dots(int64_t k, const T* const* x, const S* const* b, Vec<T
 
 // sums[r * row + j] of `columns` columns; x has R rows, of which `rows` count.
 template <int R, int G, int U, class T, class S>
-void dot_columns(int64_t rows, int64_t columns, int64_t k, const T* x, int64_t x_row, const S* b, int64_t b_col, T* sums,
-                 int64_t row) {
+void dot_columns(int64_t rows, int64_t columns, int64_t k, const T* x, int64_t x_row, const S* b, int64_t b_col,
+                 T* sums, int64_t row) {
   using V = Vec<T>;
   constexpr int W = V::size, batch = W > R * G ? W / (R * G) : 1;  // calls of dots() that fill a register
   const T* x_rows[R];
@@ -114,14 +114,24 @@ void dot_columns(int64_t rows, int64_t columns, int64_t k, const T* x, int64_t x
       const S* b_columns[G];
 #pragma GCC unroll 8
       for (int g = 0; g < G; ++g) b_columns[g] = b + std::min(j + c * G + g, columns - 1) * b_col;
-      if (j + c * G < columns) dots<R, G, U>(k, x_rows, b_columns, sum + c * R * G);
+      if (j + c * G < columns)
+        dots<R, G, U>(k, x_rows, b_columns, sum + c * R * G);
       else
 #pragma GCC unroll 16
         for (int i = 0; i < R * G; ++i) sum[c * R * G + i] = V(T(0));
     }
     T lanes[batch * R * G];
 #pragma GCC unroll 16
-    for (int i = 0; i < batch * R * G; i += W) sum_each<1>(reinterpret_cast<V(&)[W]>(sum[i])).store(lanes + i);
+    for (int i = 0; i < batch * R * G; i += W) {
+      const V results = sum_each<1>(reinterpret_cast<V(&)[W]>(sum[i]));
+      if (R > 1 || G < 8)
+        results.store(lanes + i);
+      else if (columns - j - i >= W)
+        results.store(sums + j + i);
+      else if (columns - j - i > 0)
+        store_first(results, sums + j + i, columns - j - i);
+    }
+    if (R == 1 && G >= 8) continue;
     for (int c = 0; c < batch; ++c)
       for (int64_t r = 0; r < std::min<int64_t>(R, rows); ++r)
         for (int64_t g = 0; g < G && j + c * G + g < columns; ++g)
@@ -148,6 +158,26 @@ FASTGRAD_INLINE void add_rows(int64_t columns, const T* x, const S* b, int64_t b
   }
 }
 
+// The same for all rows of a b no wider than a register: every 8th row goes to the same of 8 accumulators.
+template <class T, class S>
+void add_narrow_rows(int64_t columns, int64_t k, const T* x, const S* b, int64_t b_row, T* sums) {
+  using V = Vec<T>;
+  V acc[8];
+#pragma GCC unroll 8
+  for (int r = 0; r < 8; ++r) acc[r] = V(T(0));
+  int64_t p = 0;
+  for (; p + 8 <= k; p += 8, b += 8 * b_row) {
+#pragma GCC unroll 8
+    for (int r = 0; r < 8; ++r) acc[r] = fma(V(x[p + r]), load_as<T>(b + r * b_row, columns), acc[r]);
+  }
+  for (; p < k; ++p, b += b_row) acc[0] = fma(V(x[p]), load_as<T>(b, columns), acc[0]);
+#pragma GCC unroll 4
+  for (int step = 1; step < 8; step *= 2)
+#pragma GCC unroll 8
+    for (int r = 0; r < 8; r += 2 * step) acc[r] = acc[r] + acc[r + step];
+  store_first(acc[0], sums, columns);
+}
+
 // The sums of columns [j0, j0 + columns) over a piece of k.
 template <class T, class S>
 void piece_sums(const Skinny<S>& g, int64_t k0, int64_t k, int64_t j0, int64_t columns, const T* x, int64_t x_row,
@@ -159,6 +189,8 @@ void piece_sums(const Skinny<S>& g, int64_t k0, int64_t k, int64_t j0, int64_t c
     if (g.rows == 1) return dot_columns<1, 8, 1>(1, columns, k, x, x_row, b, g.b.col, sums, row);
     for (int64_t r = 0; r < g.rows; r += R)
       dot_columns<R, 4, 1>(g.rows - r, columns, k, x + r * x_row, x_row, b, g.b.col, sums + r * row, row);
+  } else if (g.n <= Vec<T>::size) {
+    add_narrow_rows(columns, k, x, b, g.b.row, sums);
   } else {
     std::memset(sums, 0, columns * sizeof(T));
     int64_t p = 0;
@@ -178,7 +210,8 @@ void finish_columns(const Skinny<S>& g, int64_t j0, int64_t columns, const T* su
       for (int64_t l = 0; l < n; ++l) bias[l] = T(g.bias[(j0 + j + l) * g.bias_stride]);
     const T* const b = g.bias ? bias : nullptr;
     S* const c = g.c + (j0 + j) * g.c_col;
-    if (g.c_col == 1) finish(g.rows, n, sums + j, row, false, c, g.c_row, b);
+    if (g.c_col == 1)
+      finish(g.rows, n, sums + j, row, false, c, g.c_row, b);
     else
       for (int64_t l = 0; l < n; ++l) finish(1, 1, sums + j + l, 1, false, c + l * g.c_col, 1, b ? b + l : nullptr);
   }
@@ -259,7 +292,7 @@ void product_skinny(const Product<S>& g) {
   to_skinny<T>(g, s);
   skinny<T>(s);
 }
-#define FASTGRAD_INSTANTIATE(T, S)              \
+#define FASTGRAD_INSTANTIATE(T, S)               \
   template bool is_skinny<T>(const Product<S>&); \
   template void product_skinny<T>(const Product<S>&);
 FASTGRAD_INSTANTIATE(float, float)
