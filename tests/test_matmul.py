@@ -123,7 +123,7 @@ def test_integers_wrap_around() -> None:
     assert torch.equal(fg.mm(b, b.t()), torch.mm(b, b.t()))
 
 
-@pytest.mark.parametrize("transposed", itertools.product((False, True), repeat=2))
+@pytest.mark.parametrize("transposed", list(itertools.product((False, True), repeat=2)))
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_mm_sizes(dtype: torch.dtype, transposed: tuple[bool, bool]) -> None:
     for i, m in enumerate(SIZES):
@@ -638,7 +638,7 @@ def test_reproducible(dtype: torch.dtype) -> None:
         check_reproducible(backward)
 
 
-def test_no_warnings() -> None:
+def test_resize_of_an_empty_out_does_not_warn() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fg.mm(r(3, 4), r(4, 5), out=torch.empty(0))

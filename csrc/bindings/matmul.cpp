@@ -13,10 +13,12 @@ void bind_product(py::module_& m, const char* name, const char* second) {
         const Tensor a = tensor_argument(input, name, "input", 1);
         const Tensor b = tensor_argument(other, name, second, 2);
         const OptionalTensor result = optional_tensor_argument(out, name, "out", 0);
+        if (result) {
+          without_gil_warning([&] { out_op.call(a, b, *result); });
+          return *result;
+        }
         const WithoutGil no_gil;
-        if (!result) return op.call(a, b);
-        out_op.call(a, b, *result);
-        return *result;
+        return op.call(a, b);
       },
       py::arg("input"), py::arg(second), py::kw_only(), py::arg("out") = py::none());
 }
