@@ -49,3 +49,15 @@ _elementwise("div_floor", _divide("floor"))
 _elementwise("div_trunc", _divide("trunc"))
 for _name in ("relu", "sigmoid", "tanh", "abs", "sqrt"):
     _elementwise(f"{_name}_backward", torch.mul)
+
+
+def _linear(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, activation: str | None = None
+) -> torch.Tensor:
+    result = torch.nn.functional.linear(input, weight, bias)
+    return result if activation is None else torch.empty_like(result)
+
+
+for _name in ("mm", "bmm", "matmul"):
+    _elementwise(_name, getattr(torch, _name))
+_like("linear", _linear)

@@ -14,6 +14,15 @@ Tensor pow(const Tensor& self, const at::Scalar& other);
 Tensor neg(const Tensor& self);
 Tensor log(const Tensor& self);
 
+Tensor mm(const Tensor& input, const Tensor& mat2);
+Tensor bmm(const Tensor& input, const Tensor& mat2);
+Tensor matmul(const Tensor& input, const Tensor& other);
+
+// y is the activation's output.
+Tensor relu_backward(const Tensor& grad, const Tensor& y);
+Tensor sigmoid_backward(const Tensor& grad, const Tensor& y);
+Tensor tanh_backward(const Tensor& grad, const Tensor& y);
+
 // 1 - x^2 and the like: a + b x
 Tensor affine(const at::Scalar& a, const at::Scalar& b, const Tensor& x);
 
