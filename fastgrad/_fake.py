@@ -49,3 +49,6 @@ _elementwise("div_floor", _divide("floor"))
 _elementwise("div_trunc", _divide("trunc"))
 for _name in ("relu", "sigmoid", "tanh", "abs", "sqrt"):
     _elementwise(f"{_name}_backward", torch.mul)
+for _name in ("softmax", "log_softmax"):
+    _like(_name, getattr(torch, _name))
+    _like(f"{_name}_backward", getattr(torch.ops.aten, f"_{_name}_backward_data").default)
