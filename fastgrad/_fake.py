@@ -61,3 +61,6 @@ def _linear(
 for _name in ("mm", "bmm", "matmul"):
     _elementwise(_name, getattr(torch, _name))
 _like("linear", _linear)
+for _name in ("softmax", "log_softmax"):
+    _like(_name, getattr(torch, _name))
+    _like(f"{_name}_backward", getattr(torch.ops.aten, f"_{_name}_backward_data").default)

@@ -55,5 +55,6 @@ void without_gil_warning(const F& f) {
 void bind_activations(py::module_& m);
 void bind_arithmetic(py::module_& m);
 void bind_matmul(py::module_& m);
+void bind_softmax(py::module_& m);
 
 }  // namespace fastgrad::bindings

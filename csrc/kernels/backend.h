@@ -28,6 +28,7 @@ constexpr Status kSuccess = 0, kUnsupported = 801;  // cudaErrorNotSupported
 
 constexpr int kMaxDims = 16;     // after coalescing
 constexpr int kMaxOperands = 8;  // of an elementwise kernel: outputs first, then inputs
+constexpr int kRowOperands = 7;  // of a row kernel
 
 // A scalar argument, kept exactly in both arithmetics; a formula takes the one of its value type.
 struct Number {
@@ -82,7 +83,19 @@ struct ReduceArgs {
 constexpr int64_t kWorkspaceBytes = 1 << 20;
 
 // Independent rows of n elements. Operand strides: element_stride along the row, row_strides over row_shape.
-// Which operand is which is written beside each kernel.
+// Rows are numbered with dimension 0 of row_shape running fastest. Which operand is which:
+//   softmax, log_softmax                        x | y
+//   softmax_backward, log_softmax_backward      gradient, y | gradient of x
+//   cross_entropy            logits, target, weight | loss, stats, total weight
+//   cross_entropy_backward   logits, target, weight, gradient, stats, total weight | gradient of the logits
+//   nll_loss                 log probabilities, target, weight | loss, (none), total weight
+//   nll_loss_backward        (none), target, weight, gradient, (none), total weight | gradient of the log probabilities
+// Of the losses: target is one class index a row (i64 or u8), or with kProbabilities a row of n probabilities; weight
+// (optional) is a row of n with row strides 0; loss and its gradient are one element a row, or a single one when
+// reduced; stats are per row the maximum, log(sum(exp(x - maximum))) and, with kProbabilities, the sum of the weighted
+// probabilities, in the compute dtype; total weight is the divisor of the mean, a single element of that dtype.
+// parameter[0] is ignore_index, parameter[1] label_smoothing.
+enum RowsFlags { kReduceMean = 1, kReduceSum = 2, kProbabilities = 4 };
 struct RowsArgs {
   int ndim;  // of the row index space, at least 1
   int64_t row_shape[kMaxDims];
@@ -92,11 +105,12 @@ struct RowsArgs {
     Dtype dtype;
     int64_t row_strides[kMaxDims];
     int64_t element_stride;
-  } operand[6];
+  } operand[kRowOperands];
   Dtype compute;  // f32 or f64
   Number parameter[3];
-  int flags;
-  void* workspace;  // as in ReduceArgs
+  int flags;         // of RowsFlags
+  void* workspace;   // as in ReduceArgs
+  int64_t* bad_row;  // CPU: receives the first row whose class index is out of bounds, or -1. CUDA: null; NaN instead
   Stream stream;
 };
 
@@ -150,7 +164,11 @@ struct GemmArgs {
   KERNEL(abs_backward, MapArgs)          \
   KERNEL(sqrt_backward, MapArgs)         \
   KERNEL(copy, MapArgs)                  \
-  KERNEL(gemm, GemmArgs)
+  KERNEL(gemm, GemmArgs)                 \
+  KERNEL(softmax, RowsArgs)              \
+  KERNEL(softmax_backward, RowsArgs)     \
+  KERNEL(log_softmax, RowsArgs)          \
+  KERNEL(log_softmax_backward, RowsArgs)
 // clang-format on
 
 struct Backend {

@@ -3,3 +3,4 @@
 from fastgrad.functional.activations import *  # noqa: F403
 from fastgrad.functional.arithmetic import *  # noqa: F403
 from fastgrad.functional.matmul import *  # noqa: F403
+from fastgrad.functional.softmax import *  # noqa: F403
