@@ -24,7 +24,7 @@ constexpr int64_t size_of(Dtype d) {
 
 using Stream = void*;  // a cudaStream_t; null on the CPU
 using Status = int;    // a cudaError_t; 0 is success
-constexpr Status kSuccess = 0, kUnsupported = 801;  // cudaErrorNotSupported
+constexpr Status kSuccess = 0, kOutOfMemory = 2, kUnsupported = 801;  // as in cudaError_t
 
 constexpr int kMaxDims = 16;     // after coalescing
 constexpr int kMaxOperands = 8;  // of an elementwise kernel: outputs first, then inputs
@@ -169,6 +169,19 @@ struct GemmArgs {
   KERNEL(binary_cross_entropy_with_logits_backward, MapArgs) \
   KERNEL(binary_cross_entropy_with_logits_target_backward, MapArgs) \
   KERNEL(gemm, GemmArgs)
+  KERNEL(gemm, GemmArgs)                 \
+  KERNEL(sum, ReduceArgs)                \
+  KERNEL(mean, ReduceArgs)               \
+  KERNEL(prod, ReduceArgs)               \
+  KERNEL(amax, ReduceArgs)               \
+  KERNEL(amin, ReduceArgs)               \
+  KERNEL(max_with_index, ReduceArgs)     \
+  KERNEL(min_with_index, ReduceArgs)     \
+  KERNEL(argmax, ReduceArgs)             \
+  KERNEL(argmin, ReduceArgs)             \
+  KERNEL(var_mean, ReduceArgs)           \
+  KERNEL(std_mean, ReduceArgs)           \
+  KERNEL(logsumexp, ReduceArgs)
 // clang-format on
 
 struct Backend {
