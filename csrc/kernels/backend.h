@@ -28,6 +28,7 @@ constexpr Status kSuccess = 0, kOutOfMemory = 2, kUnsupported = 801;  // as in c
 
 constexpr int kMaxDims = 16;     // after coalescing
 constexpr int kMaxOperands = 8;  // of an elementwise kernel: outputs first, then inputs
+constexpr int kMaxInputs = 4;    // of a reduction
 
 // A scalar argument, kept exactly in both arithmetics; a formula takes the one of its value type.
 struct Number {
@@ -66,7 +67,7 @@ struct ReduceArgs {
     Dtype dtype;
     int64_t kept_strides[kMaxDims], reduced_strides[kMaxDims];
     Number immediate;  // used when data is null
-  } in[3];
+  } in[kMaxInputs];
   int inputs;
   struct Output {
     void* data;

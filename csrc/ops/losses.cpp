@@ -109,12 +109,12 @@ at::DimVector broadcast_shape(const Tensor& a, const Tensor& b) {
 }
 
 // A constant in place of an input: 1 for an absent weight, the value of a tensor of one element.
-bool is_constant(const Tensor& t, const IndexSpace& space, Number& value) {
+bool is_constant(const Tensor& t, const IndexSpace& space, c10::Device device, Number& value) {
   if (!t.defined()) {
     value = {1, 1};
     return true;
   }
-  if (!t.is_cpu() || t.numel() != 1 || space.numel == 1) return false;
+  if (!t.is_cpu() || t.numel() != 1 || (device.is_cpu() && space.numel == 1)) return false;
   if (t.scalar_type() == at::kFloat) value = number(at::Scalar(*t.const_data_ptr<float>()));
   else if (t.scalar_type() == at::kDouble) value = number(at::Scalar(*t.const_data_ptr<double>()));
   else value = number(t.item());
@@ -142,7 +142,7 @@ void run_map(const char* op, Kernel<MapArgs> kernel, const Tensor& out, at::Tens
   a.parameter[1] = second;
   for (size_t k = 0; k < all.size(); ++k) {
     Operand& o = a.operand[k];
-    if (k > 0 && is_constant(all[k], space, o.immediate)) {
+    if (k > 0 && is_constant(all[k], space, device, o.immediate)) {
       o.data = nullptr;
       o.dtype = compute;
       continue;
@@ -167,7 +167,7 @@ void run_sum(const char* op, Kernel<ReduceArgs> kernel, const Tensor& out, at::I
   a.inputs = inputs.size();
   for (size_t k = 0; k < inputs.size(); ++k) {
     auto& in = a.in[k];
-    if (is_constant(inputs[k], space, in.immediate)) {
+    if (is_constant(inputs[k], space, device, in.immediate)) {
       in.data = nullptr;
       in.dtype = compute;
       continue;
@@ -182,7 +182,10 @@ void run_sum(const char* op, Kernel<ReduceArgs> kernel, const Tensor& out, at::I
   a.compute = compute;
   a.parameter[0] = divisor;
   a.parameter[1] = second;
-  with_workspace(a, device, [&] { run_kernel(op, kernel, a, device); });
+  const Tensor workspace =
+      device.is_cpu() ? Tensor() : at::empty({kWorkspaceBytes}, at::TensorOptions().dtype(at::kByte).device(device));
+  a.workspace = workspace.defined() ? workspace.mutable_data_ptr() : nullptr;
+  run_kernel(op, kernel, a, device);
 }
 
 Tensor result_of_binary_op(const Tensor& a, const Tensor& b, at::ScalarType dtype, c10::Device device) {

@@ -105,11 +105,11 @@ struct Driver {
 
   // A run of each input, in place or gathered.
   struct Gathered {
-    alignas(64) T buffer[3][kRun];
+    alignas(64) T buffer[kMaxInputs][kRun];
   };
   static constexpr int64_t kTile = kTileBytes / sizeof(T);
   struct Tile {
-    alignas(64) T buffer[3][kTileRows * kTile] = {};
+    alignas(64) T buffer[kMaxInputs][kTileRows * kTile] = {};
   };
 
   static void gather(const ReduceArgs::Input& in, const char* base, const Strided& s, int64_t begin, int64_t n, T* to) {
@@ -128,7 +128,7 @@ struct Driver {
 
   // n elements from `at` on of result `j`.
   void one_run(int64_t j, int64_t at, int64_t n, int64_t before, W* state, int64_t pitch, Gathered& gathered) const {
-    const T* in[3];
+    const T* in[kMaxInputs];
     for (int k = 0; k < a.inputs; ++k) {
       const ReduceArgs::Input& input = a.in[k];
       const Strided reduced = reduced_of(a, input.reduced_strides);
@@ -171,8 +171,8 @@ struct Driver {
   void columns(int64_t j0, int64_t j1, int64_t begin, int64_t end, W* state, int64_t pitch) const {
     Tile tile;
     const int64_t width = j1 - j0;
-    const T* in[3];
-    int64_t row_stride[3], rows;
+    const T* in[kMaxInputs];
+    int64_t row_stride[kMaxInputs], rows;
     for (int64_t at = begin; at < end; at += rows) {
       rows = smaller(kTileRows, end - at);
       bool padded = true;
