@@ -40,5 +40,7 @@ class WithoutGil {
 
 void bind_activations(py::module_& m);
 void bind_arithmetic(py::module_& m);
+void bind_bce(py::module_& m);
+void bind_regression_losses(py::module_& m);
 
 }  // namespace fastgrad::bindings

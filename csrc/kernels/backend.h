@@ -151,25 +151,25 @@ struct GemmArgs {
   KERNEL(abs_backward, MapArgs)          \
   KERNEL(sqrt_backward, MapArgs)         \
   KERNEL(copy, MapArgs)                  \
-  KERNEL(mse_loss, MapArgs) \
-  KERNEL(mse_loss_sum, ReduceArgs) \
-  KERNEL(mse_loss_backward, MapArgs) \
-  KERNEL(l1_loss, MapArgs) \
-  KERNEL(l1_loss_sum, ReduceArgs) \
-  KERNEL(l1_loss_backward, MapArgs) \
-  KERNEL(smooth_l1_loss, MapArgs) \
+  KERNEL(mse_loss, MapArgs)              \
+  KERNEL(mse_loss_sum, ReduceArgs)       \
+  KERNEL(mse_loss_backward, MapArgs)     \
+  KERNEL(l1_loss, MapArgs)               \
+  KERNEL(l1_loss_sum, ReduceArgs)        \
+  KERNEL(l1_loss_backward, MapArgs)      \
+  KERNEL(smooth_l1_loss, MapArgs)        \
   KERNEL(smooth_l1_loss_sum, ReduceArgs) \
   KERNEL(smooth_l1_loss_backward, MapArgs) \
-  KERNEL(binary_cross_entropy, MapArgs) \
+  KERNEL(binary_cross_entropy, MapArgs)  \
   KERNEL(binary_cross_entropy_sum, ReduceArgs) \
   KERNEL(binary_cross_entropy_backward, MapArgs) \
   KERNEL(binary_cross_entropy_target_backward, MapArgs) \
   KERNEL(count_outside_unit_interval, ReduceArgs) \
+  KERNEL(count_nan, ReduceArgs)          \
   KERNEL(binary_cross_entropy_with_logits, MapArgs) \
   KERNEL(binary_cross_entropy_with_logits_sum, ReduceArgs) \
   KERNEL(binary_cross_entropy_with_logits_backward, MapArgs) \
   KERNEL(binary_cross_entropy_with_logits_target_backward, MapArgs) \
-  KERNEL(gemm, GemmArgs)
   KERNEL(gemm, GemmArgs)                 \
   KERNEL(sum, ReduceArgs)                \
   KERNEL(mean, ReduceArgs)               \

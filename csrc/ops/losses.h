@@ -33,5 +33,17 @@ bool counts_any(const char* op, Kernel<ReduceArgs> kernel, const Tensor& input);
 void refuse_weight_gradient(const char* op, const char* argument, const OptionalTensor& weight);
 
 inline Tensor defined_or_not(const OptionalTensor& t) { return t ? *t : Tensor(); }
+inline OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
+
+// call(), recorded for autograd with all inputs and the values saved for `derivatives`.
+template <class Call>
+Tensor recorded(const char* op, BackwardFunction derivatives, std::initializer_list<Tensor> inputs,
+                std::initializer_list<c10::IValue> values, const Call& call) {
+  if (!needs_recording(op, inputs)) {
+    const BelowAutograd below;
+    return call();
+  }
+  return record(inputs, derivatives, [&] { return Step{{call()}, inputs, values}; })[0];
+}
 
 }  // namespace fastgrad::ops

@@ -54,7 +54,6 @@ Tensor call_backward(const Tensor& grad, const Tensor& input, const Tensor& targ
   static const auto op = handle<WeightedBackward>(L::backward_name);
   return op.call(grad, input, target, weight, reduction);
 }
-OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
 Tensor scaled(const Tensor& x, double scale) { return scale == 1 ? x : mul(x, scale); }
 
 template <class L>
@@ -112,16 +111,8 @@ void define_weighted(torch::Library& m) {
   declare<WeightedLoss>(m, name + "(Tensor input, Tensor target, Tensor? weight=None, int reduction=1) -> Tensor");
   implement(m, name, &forward<L>,
             [](const Tensor& input, const Tensor& target, const OptionalTensor& weight, int64_t reduction) {
-              const Tensor inputs[] = {input, target, defined_or_not(weight)};
-              if (!needs_recording(L::name, inputs)) {
-                const BelowAutograd below;
-                return call_loss<L>(input, target, weight, reduction);
-              }
-              return record(inputs, &first_derivatives<L>, [&] {
-                return Step{{call_loss<L>(input, target, weight, reduction)},
-                            {inputs[0], inputs[1], inputs[2]},
-                            {reduction}};
-              })[0];
+              return recorded(L::name, &first_derivatives<L>, {input, target, defined_or_not(weight)}, {reduction},
+                              [&] { return call_loss<L>(input, target, weight, reduction); });
             });
   declare<WeightedBackward>(m, backward_name +
                                    "(Tensor grad_output, Tensor input, Tensor target, Tensor? weight, int reduction) "
@@ -129,16 +120,8 @@ void define_weighted(torch::Library& m) {
   implement(m, backward_name, &backward<L>,
             [](const Tensor& grad, const Tensor& input, const Tensor& target, const OptionalTensor& weight,
                int64_t reduction) {
-              const Tensor inputs[] = {grad, input, target, defined_or_not(weight)};
-              if (!needs_recording(L::backward_name, inputs)) {
-                const BelowAutograd below;
-                return call_backward<L>(grad, input, target, weight, reduction);
-              }
-              return record(inputs, &second_derivatives<L>, [&] {
-                return Step{{call_backward<L>(grad, input, target, weight, reduction)},
-                            {inputs[0], inputs[1], inputs[2], inputs[3]},
-                            {reduction}};
-              })[0];
+              return recorded(L::backward_name, &second_derivatives<L>, {grad, input, target, defined_or_not(weight)},
+                              {reduction}, [&] { return call_backward<L>(grad, input, target, weight, reduction); });
             });
   define_autocast(m, L::name, Autocast::fp32, Autocast::fp32);
 }
@@ -200,27 +183,15 @@ TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
   declare<SmoothL1>(m, "smooth_l1_loss(Tensor input, Tensor target, int reduction=1, float beta=1.0) -> Tensor");
   implement(m, "smooth_l1_loss", &smooth_l1_loss,
             [](const Tensor& input, const Tensor& target, int64_t reduction, double beta) {
-              if (!needs_recording("smooth_l1_loss", {input, target})) {
-                const BelowAutograd below;
-                return call_smooth_l1(input, target, reduction, beta);
-              }
-              return record({input, target}, &smooth_l1_first, [&] {
-                return Step{{call_smooth_l1(input, target, reduction, beta)}, {input, target}, {reduction, beta}};
-              })[0];
+              return recorded("smooth_l1_loss", &smooth_l1_first, {input, target}, {reduction, beta},
+                              [&] { return call_smooth_l1(input, target, reduction, beta); });
             });
   declare<SmoothL1Backward>(
       m, "smooth_l1_loss_backward(Tensor grad_output, Tensor input, Tensor target, int reduction, float beta) -> Tensor");
   implement(m, "smooth_l1_loss_backward", &smooth_l1_loss_backward,
             [](const Tensor& grad, const Tensor& input, const Tensor& target, int64_t reduction, double beta) {
-              if (!needs_recording("smooth_l1_loss_backward", {grad, input, target})) {
-                const BelowAutograd below;
-                return call_smooth_l1_backward(grad, input, target, reduction, beta);
-              }
-              return record({grad, input, target}, &smooth_l1_second, [&] {
-                return Step{{call_smooth_l1_backward(grad, input, target, reduction, beta)},
-                            {grad, input, target},
-                            {reduction, beta}};
-              })[0];
+              return recorded("smooth_l1_loss_backward", &smooth_l1_second, {grad, input, target}, {reduction, beta},
+                              [&] { return call_smooth_l1_backward(grad, input, target, reduction, beta); });
             });
   define_autocast(m, "smooth_l1_loss", Autocast::fp32, Autocast::fp32);
 }

@@ -11,6 +11,7 @@ Status binary_cross_entropy_target_backward(const MapArgs& a) {
   return loss_map<math::BinaryCrossEntropyTargetBackward, 2, 3>(a);
 }
 Status count_outside_unit_interval(const ReduceArgs& a) { return loss_sum<math::OutsideUnitInterval, 1>(a); }
+Status count_nan(const ReduceArgs& a) { return loss_sum<math::IsNan, 1>(a); }
 
 Status binary_cross_entropy_with_logits(const MapArgs& a) {
   return loss_map<math::BinaryCrossEntropyWithLogits, 2, 4>(a);

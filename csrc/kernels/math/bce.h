@@ -51,6 +51,12 @@ struct OutsideUnitInterval {
     return zero_to_one(x, V(0), V(1));
   }
 };
+struct IsNan {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V x) const {
+    return select(x == x, V(0), V(1));
+  }
+};
 
 // -w (p t log s(x) + (1 - t) log s(-x)) for the logit x, s the sigmoid. With l = log1p(exp(-|x|)), -log s(x) is l for
 // x > 0 and l - x otherwise, so the loss is
