@@ -56,5 +56,7 @@ void bind_activations(py::module_& m);
 void bind_arithmetic(py::module_& m);
 void bind_matmul(py::module_& m);
 void bind_softmax(py::module_& m);
+void bind_bce(py::module_& m);
+void bind_regression_losses(py::module_& m);
 
 }  // namespace fastgrad::bindings

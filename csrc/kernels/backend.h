@@ -24,11 +24,12 @@ constexpr int64_t size_of(Dtype d) {
 
 using Stream = void*;  // a cudaStream_t; null on the CPU
 using Status = int;    // a cudaError_t; 0 is success
-constexpr Status kSuccess = 0, kUnsupported = 801;  // cudaErrorNotSupported
+constexpr Status kSuccess = 0, kOutOfMemory = 2, kUnsupported = 801;  // as in cudaError_t
 
 constexpr int kMaxDims = 16;     // after coalescing
 constexpr int kMaxOperands = 8;  // of an elementwise kernel: outputs first, then inputs
 constexpr int kRowOperands = 7;  // of a row kernel
+constexpr int kMaxInputs = 4;    // of a reduction
 
 // A scalar argument, kept exactly in both arithmetics; a formula takes the one of its value type.
 struct Number {
@@ -67,7 +68,7 @@ struct ReduceArgs {
     Dtype dtype;
     int64_t kept_strides[kMaxDims], reduced_strides[kMaxDims];
     Number immediate;  // used when data is null
-  } in[3];
+  } in[kMaxInputs];
   int inputs;
   struct Output {
     void* data;
@@ -169,6 +170,38 @@ struct GemmArgs {
   KERNEL(softmax_backward, RowsArgs)     \
   KERNEL(log_softmax, RowsArgs)          \
   KERNEL(log_softmax_backward, RowsArgs)
+  KERNEL(mse_loss, MapArgs)              \
+  KERNEL(mse_loss_sum, ReduceArgs)       \
+  KERNEL(mse_loss_backward, MapArgs)     \
+  KERNEL(l1_loss, MapArgs)               \
+  KERNEL(l1_loss_sum, ReduceArgs)        \
+  KERNEL(l1_loss_backward, MapArgs)      \
+  KERNEL(smooth_l1_loss, MapArgs)        \
+  KERNEL(smooth_l1_loss_sum, ReduceArgs) \
+  KERNEL(smooth_l1_loss_backward, MapArgs) \
+  KERNEL(binary_cross_entropy, MapArgs)  \
+  KERNEL(binary_cross_entropy_sum, ReduceArgs) \
+  KERNEL(binary_cross_entropy_backward, MapArgs) \
+  KERNEL(binary_cross_entropy_target_backward, MapArgs) \
+  KERNEL(count_outside_unit_interval, ReduceArgs) \
+  KERNEL(count_nan, ReduceArgs)          \
+  KERNEL(binary_cross_entropy_with_logits, MapArgs) \
+  KERNEL(binary_cross_entropy_with_logits_sum, ReduceArgs) \
+  KERNEL(binary_cross_entropy_with_logits_backward, MapArgs) \
+  KERNEL(binary_cross_entropy_with_logits_target_backward, MapArgs) \
+  KERNEL(gemm, GemmArgs)                 \
+  KERNEL(sum, ReduceArgs)                \
+  KERNEL(mean, ReduceArgs)               \
+  KERNEL(prod, ReduceArgs)               \
+  KERNEL(amax, ReduceArgs)               \
+  KERNEL(amin, ReduceArgs)               \
+  KERNEL(max_with_index, ReduceArgs)     \
+  KERNEL(min_with_index, ReduceArgs)     \
+  KERNEL(argmax, ReduceArgs)             \
+  KERNEL(argmin, ReduceArgs)             \
+  KERNEL(var_mean, ReduceArgs)           \
+  KERNEL(std_mean, ReduceArgs)           \
+  KERNEL(logsumexp, ReduceArgs)
 // clang-format on
 
 struct Backend {
