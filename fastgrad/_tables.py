@@ -36,6 +36,14 @@ def table(
     return result
 
 
+def below(upper: Any, text: str) -> Any:
+    """Return `upper` with a line of text under it."""
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(upper, Text(text))
+
+
 def render(renderable: Any) -> str:
     """Return what rich prints, in colour only where standard output is a terminal."""
     from rich.console import Console

@@ -19,7 +19,7 @@ import torch
 from torch.nn.utils.parametrize import is_parametrized
 
 from fastgrad import nn
-from fastgrad._tables import render, table
+from fastgrad._tables import below, render, table
 from fastgrad._verify import Differences, Evaluation, compare, evaluate
 
 __all__ = ["Layer", "SwapReport", "restore", "swap"]
@@ -66,8 +66,8 @@ class SwapReport:
         for (kind, outcome), names in groups.items():
             more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
             rows.append((kind, str(len(names)), ", ".join(names[:_NAMES_SHOWN]) + more, outcome))
-        caption = None if self.differences is None else str(self.differences)
-        return table(("layer", "count", "where", "outcome"), rows, caption=caption, right=("count",))
+        layers = table(("layer", "count", "where", "outcome"), rows, right=("count",))
+        return layers if self.differences is None else below(layers, str(self.differences))
 
     def __str__(self) -> str:
         return render(self)

@@ -53,7 +53,9 @@ def regression() -> Task:
 
     x, y = make_regression(n_samples=100, n_features=1, noise=20, random_state=1)
     points = (_floats(x), _floats(y).view(-1, 1))
-    return _linear("linear regression, 100 points", "regression", points, points, "R² on them", epochs=200, lr=0.01)
+    return _linear(
+        "linear regression, 100 points", "regression", points, points, "R² (all points)", epochs=200, lr=0.01
+    )
 
 
 def digits() -> Task:
