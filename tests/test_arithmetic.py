@@ -80,7 +80,11 @@ def test_numbers_on_either_side(name: str) -> None:
         r, t = outcome(ours, zero_dim, number), outcome(theirs, zero_dim, number)
         assert r is t if isinstance(t, type) else r.dtype == t.dtype, (name, dtype, number)
         if name in BINARY and not (dtype == torch.bool and name in ("sub", "pow")):
-            r, t = ours(number, x), getattr(torch, name)(torch.tensor(number), x) if name != "pow" else number**x
+            r = outcome(ours, number, x)
+            t = outcome(torch.pow, number, x) if name == "pow" else outcome(theirs, torch.tensor(number), x)
+            if isinstance(r, type) or isinstance(t, type):
+                assert r is t, (name, dtype, number, r, t)
+                continue
             reference = theirs(torch.tensor(float(number)), x.double())
             if r.is_floating_point():
                 torch.testing.assert_close(r.double(), reference, rtol=1e-2, atol=1e-2, equal_nan=True)
@@ -359,7 +363,7 @@ def test_bad_arguments() -> None:
         F.sub(x > 0, x > 0)
     with pytest.raises(RuntimeError, match="bool"):
         F.neg(x > 0)
-    with pytest.raises(RuntimeError, match="same device"):
+    with pytest.raises(RuntimeError, match="device"):
         F.add(x, torch.ones(3, device="meta"))
 
 
