@@ -19,6 +19,7 @@ import torch
 from torch.nn.utils.parametrize import is_parametrized
 
 from fastgrad import nn
+from fastgrad._build_info import CUDA_VERSION
 from fastgrad._tables import below, render, table
 from fastgrad._verify import Differences, Evaluation, compare, evaluate
 
@@ -37,6 +38,7 @@ _CONTAINERS = (
     torch.nn.Identity,
 )
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_DEVICES = ("cpu", "meta", "cuda") if CUDA_VERSION else ("cpu", "meta")
 _NAMES_SHOWN = 6
 
 
@@ -102,9 +104,10 @@ def swap(model: torch.nn.Module, *, verify: Any = None) -> SwapReport:
 
     report = SwapReport()
     changed: list[torch.nn.Module] = []
+    devices = {t.device.type for t in (*model.parameters(), *model.buffers())}
     for module, names in _modules(model):
         kind = type(module).__name__
-        reason = _reason_to_leave(module)
+        reason = _reason_to_leave(module, devices)
         if reason is None:
             module.__class__ = _LAYERS[type(module)]
             changed.append(module)
@@ -156,15 +159,20 @@ def _modules(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, tuple[st
         yield module, tuple(aliases)
 
 
-def _reason_to_leave(module: torch.nn.Module) -> str | None:
-    """None: swap it. "": it is no layer. Otherwise why it stays as it is."""
+def _reason_to_leave(module: torch.nn.Module, devices: set[str]) -> str | None:
+    """None: swap it. "": it is no layer. Otherwise why it stays as it is.
+
+    `devices` are those of the whole model: a layer without tensors will see them.
+    """
     kind = type(module)
     if kind in _LAYERS:
         if "forward" in vars(module):
             return "has a forward of its own, set on the instance"
         tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        unsupported = {t.dtype for t in tensors if t.dtype not in _DTYPES}
-        return f"no kernels for {unsupported.pop()}" if unsupported else None
+        places = {t.device.type for t in tensors} or devices
+        for missing in (*places.difference(_DEVICES), *{t.dtype for t in tensors}.difference(_DTYPES)):
+            return f"no kernels for {missing}"
+        return None
     if kind in _ORIGINALS:
         return "already fastgrad's"
     if isinstance(module, torch.jit.ScriptModule):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,11 +15,11 @@ import fastgrad
 from fastgrad.__main__ import info, main
 
 
-def test_info_in_a_process_of_its_own() -> None:
+def test_info_in_a_process_of_its_own(tmp_path: Path) -> None:
     # A fresh process: this one may have loaded scikit-learn, which brings an OpenMP runtime of its own.
     command = [sys.executable, "-m", "fastgrad", "info"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     facts = {line[:15].strip(): line[15:].strip() for line in result.stdout.splitlines()}
     assert facts["fastgrad"] == fastgrad.__version__

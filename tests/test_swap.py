@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -123,6 +124,14 @@ def test_left_alone_and_reported(what: str) -> None:
     assert _kinds(report.left)["0"] == reason
     assert type(layer) is kind
     assert reason in str(report)
+
+
+def test_layers_on_a_device_without_kernels_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    swap = sys.modules["fastgrad.swap"]
+    monkeypatch.setattr(swap, "_DEVICES", ("cuda",))
+    report = fastgrad.swap(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+    assert not report.swapped and _kinds(report.left) == {"0": "no kernels for cpu", "1": "no kernels for cpu"}
+    assert fastgrad.swap(nn.ReLU()).swapped, "nothing is known of its device"
 
 
 def test_containers_and_users_modules_are_no_layers() -> None:
