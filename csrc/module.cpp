@@ -9,6 +9,7 @@ PYBIND11_MODULE(_C, m) {
 
   bindings::bind_activations(m);
   bindings::bind_arithmetic(m);
+  bindings::bind_reductions(m);
 
   m.def("backends", &ops::list_backends);
   m.def("active_backend", &ops::active_backend);

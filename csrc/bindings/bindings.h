@@ -40,5 +40,6 @@ class WithoutGil {
 
 void bind_activations(py::module_& m);
 void bind_arithmetic(py::module_& m);
+void bind_reductions(py::module_& m);
 
 }  // namespace fastgrad::bindings

@@ -162,7 +162,16 @@ struct GemmArgs {
   KERNEL(argmin, ReduceArgs)             \
   KERNEL(var_mean, ReduceArgs)           \
   KERNEL(std_mean, ReduceArgs)           \
-  KERNEL(logsumexp, ReduceArgs)
+  KERNEL(logsumexp, ReduceArgs)          \
+  KERNEL(count_equal, ReduceArgs)        \
+  KERNEL(count_zero, ReduceArgs)         \
+  KERNEL(prod_nonzero, ReduceArgs)       \
+  KERNEL(select_equal, MapArgs)          \
+  KERNEL(prod_backward, MapArgs)         \
+  KERNEL(var_backward, MapArgs)          \
+  KERNEL(logsumexp_backward, MapArgs)    \
+  KERNEL(maximum, MapArgs)               \
+  KERNEL(minimum, MapArgs)
 // clang-format on
 
 struct Backend {

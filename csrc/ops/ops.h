@@ -14,6 +14,11 @@ Tensor pow(const Tensor& self, const at::Scalar& other);
 Tensor neg(const Tensor& self);
 Tensor log(const Tensor& self);
 
+Tensor sum(const Tensor& input, at::OptionalIntArrayRef dim = std::nullopt, bool keepdim = false);
+Tensor mean(const Tensor& input, at::OptionalIntArrayRef dim = std::nullopt, bool keepdim = false);
+Tensor amax(const Tensor& input, at::IntArrayRef dim = {}, bool keepdim = false);
+Tensor logsumexp(const Tensor& input, at::IntArrayRef dim, bool keepdim = false);
+
 // 1 - x^2 and the like: a + b x
 Tensor affine(const at::Scalar& a, const at::Scalar& b, const Tensor& x);
 

@@ -2,3 +2,4 @@
 
 from fastgrad.functional.activations import *  # noqa: F403
 from fastgrad.functional.arithmetic import *  # noqa: F403
+from fastgrad.functional.reductions import *  # noqa: F403
