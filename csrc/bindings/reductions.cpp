@@ -1,5 +1,6 @@
 // Bindings of reductions: name(input, <dimensions>, *, <options>, out=None).
 #include <torch/csrc/Dtype.h>
+#include <torch/csrc/Exceptions.h>
 
 #include "elementwise.h"
 
@@ -157,6 +158,7 @@ void bind_moments(py::module_& m, const char* name) {
         const std::string function(name, 3);  // of var_mean, std_mean
         const Tensor x = tensor_argument(input, function.c_str(), "input", 1);
         const Dims dims = dims_argument(dim, function.c_str());
+        torch::PyWarningHandler warnings;  // too few degrees of freedom
         Correction c;
         if (!correction.is_none()) c = scalar_argument(correction, function.c_str(), "correction");
         return call(op, out_op, function.c_str(), out, x, view(dims), c, keepdim);

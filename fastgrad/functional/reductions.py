@@ -20,9 +20,11 @@ _Dims = int | Sequence[int] | None
 def _traced(name: str) -> Callable[..., Any]:
     """Return what torch.compile sees of the binding `name`: the op, or its out= overload."""
     op, out_op = (getattr(getattr(torch.ops.fastgrad, name), overload) for overload in ("default", "out"))
-    takes_dims = str(op._schema.arguments[1].type) in ("List[int]", "Optional[List[int]]") if len(
-        op._schema.arguments
-    ) > 1 else False
+    takes_dims = (
+        str(op._schema.arguments[1].type) in ("List[int]", "Optional[List[int]]")
+        if len(op._schema.arguments) > 1
+        else False
+    )
     single = name in ("var_mean", "std_mean")
 
     def traced(input: torch.Tensor, *args: Any, out: Any = None, **kwargs: Any) -> Any:
