@@ -208,7 +208,7 @@ def test_errors_as_torch() -> None:
         ("out", lambda f: f.argmax(x, 0, out=torch.empty(3))),
     ]
     for what, call in cases:
-        with pytest.raises(Exception) as expected:  # noqa: PT011
+        with pytest.raises(Exception) as expected:
             call(torch)
         with pytest.raises(expected.type):
             call(F)

@@ -13,8 +13,6 @@
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
-constexpr int64_t kPrefetchBytes = 2048;  // ahead in a run: short blocks are no stream to the hardware
-
 template <class T>
 using wide_t = std::conditional_t<std::is_integral_v<T>, int64_t, double>;
 
@@ -102,10 +100,7 @@ struct RunSource {
     int64_t i = 0;
     for (; i + kChunk <= n; i += kChunk) {
       for (int64_t j = i; j < i + kChunk; j += kAccumulators * V::size)
-        for (int a = 0; a < kAccumulators; ++a) {
-          (__builtin_prefetch(reinterpret_cast<const char*>(in[I] + j + a * V::size) + kPrefetchBytes), ...);
-          add(a, at(j + a * V::size));
-        }
+        for (int a = 0; a < kAccumulators; ++a) add(a, at(j + a * V::size));
       empty();
     }
     for (; i + kAccumulators * V::size <= n; i += kAccumulators * V::size)
