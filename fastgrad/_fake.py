@@ -60,8 +60,8 @@ def _reduction(name: str, op: _Op) -> None:
         for out, expected in zip(outs, [result] if isinstance(result, torch.Tensor) else result, strict=False):
             if out.shape != expected.shape:
                 raise NotImplementedError(
-                    f"out= has shape {list(out.shape)} but the result has {list(expected.shape)}: torch.compile does not "
-                    "trace a resize"
+                    f"out= has shape {list(out.shape)} but the result has {list(expected.shape)}: torch.compile does "
+                    "not trace a resize"
                 )
 
     _like(f"{name}.out", out_fake)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -178,7 +179,8 @@ def test_empty_and_scalar_as_torch(name: str) -> None:
                     with pytest.raises(type(error)) as caught:
                         getattr(F, name)(x, *args)
                     # amax alone names the dimension as it was given
-                    assert str(caught.value).replace("dim 0", "dim -1") == str(error).replace("dim 0", "dim -1")
+                    messages = [re.sub("reduction dim -?[0-9]", "reduction dim", str(e)) for e in (caught.value, error)]
+                    assert messages[0].split("\n")[0] == messages[1].split("\n")[0]
                     continue
                 ours = getattr(F, name)(x, *args)
                 torch.testing.assert_close(tuple(ours), tuple(expected), equal_nan=True) if isinstance(

@@ -49,7 +49,7 @@ def _define(name: str, doc: str = "") -> Any:
     return define(name, doc, _traced(name))
 
 
-_DIMS = """    dim (int or tuple of ints, optional): the dimensions to reduce; all by default. Negative ones count from the end.
+_DIMS = """    dim (int or tuple of ints, optional): the dimensions to reduce; all by default.
     keepdim (bool): whether the reduced dimensions stay, with size 1.
 """
 _DIM = _DIMS.replace("int or tuple of ints", "int").replace("the dimensions", "the dimension")
@@ -64,7 +64,8 @@ Raises:
 def _doc(signature: str, text: str, arguments: str, raises: str = _RAISES) -> str:
     out = "    out (Tensor, optional): where to write the result.\n"
     name = signature.split("(")[0]
-    return f"\n{signature}\n\n{text} See :func:`torch.{name}`.\n\nArgs:\n    input (Tensor): any shape.\n{arguments}{out}{raises}"
+    head = f"\n{signature}\n\n{text} See :func:`torch.{name}`.\n\nArgs:\n    input (Tensor): any shape.\n"
+    return f"{head}{arguments}{out}{raises}"
 
 
 sum = _define(
@@ -131,8 +132,8 @@ logsumexp = _define(
 maximum, minimum = (
     define(
         name,
-        f"\n{name}(input, other, *, out=None) -> Tensor\n\nReturn the {which} of two tensors elementwise, NaN if either "
-        f"is NaN. Where they are equal, each gets half of the gradient. See :func:`torch.{name}`.\n\nRaises:\n"
+        f"\n{name}(input, other, *, out=None) -> Tensor\n\nReturn the {which} of two tensors elementwise, NaN if "
+        f"either is NaN. Where they are equal, each gets half of the gradient. See :func:`torch.{name}`.\n\nRaises:\n"
         "    RuntimeError: the shapes do not broadcast, or the result's dtype cannot be cast to that of `out`.\n",
     )
     for name, which in (("maximum", "larger"), ("minimum", "smaller"))
