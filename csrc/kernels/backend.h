@@ -202,6 +202,56 @@ struct GemmArgs {
   KERNEL(std_mean, ReduceArgs) \
   KERNEL(logsumexp, ReduceArgs) \
 
+#define FASTGRAD_KERNELS(KERNEL)         \
+  KERNEL(add, MapArgs)                   \
+  KERNEL(sub, MapArgs)                   \
+  KERNEL(mul, MapArgs)                   \
+  KERNEL(div, MapArgs)                   \
+  KERNEL(div_floor, MapArgs)             \
+  KERNEL(div_trunc, MapArgs)             \
+  KERNEL(pow, MapArgs)                   \
+  KERNEL(eq, MapArgs)                    \
+  KERNEL(ne, MapArgs)                    \
+  KERNEL(lt, MapArgs)                    \
+  KERNEL(le, MapArgs)                    \
+  KERNEL(gt, MapArgs)                    \
+  KERNEL(ge, MapArgs)                    \
+  KERNEL(neg, MapArgs)                   \
+  KERNEL(abs, MapArgs)                   \
+  KERNEL(sqrt, MapArgs)                  \
+  KERNEL(exp, MapArgs)                   \
+  KERNEL(log, MapArgs)                   \
+  KERNEL(relu, MapArgs)                  \
+  KERNEL(sigmoid, MapArgs)               \
+  KERNEL(tanh, MapArgs)                  \
+  KERNEL(relu_backward, MapArgs)         \
+  KERNEL(sigmoid_backward, MapArgs)      \
+  KERNEL(tanh_backward, MapArgs)         \
+  KERNEL(abs_backward, MapArgs)          \
+  KERNEL(sqrt_backward, MapArgs)         \
+  KERNEL(copy, MapArgs)                  \
+  KERNEL(gemm, GemmArgs)                 \
+  KERNEL(sum, ReduceArgs)                \
+  KERNEL(mean, ReduceArgs)               \
+  KERNEL(prod, ReduceArgs)               \
+  KERNEL(amax, ReduceArgs)               \
+  KERNEL(amin, ReduceArgs)               \
+  KERNEL(max_with_index, ReduceArgs)     \
+  KERNEL(min_with_index, ReduceArgs)     \
+  KERNEL(argmax, ReduceArgs)             \
+  KERNEL(argmin, ReduceArgs)             \
+  KERNEL(var_mean, ReduceArgs)           \
+  KERNEL(std_mean, ReduceArgs)           \
+  KERNEL(logsumexp, ReduceArgs)          \
+  KERNEL(count_equal, ReduceArgs)        \
+  KERNEL(count_zero, ReduceArgs)         \
+  KERNEL(prod_nonzero, ReduceArgs)       \
+  KERNEL(select_equal, MapArgs)          \
+  KERNEL(prod_backward, MapArgs)         \
+  KERNEL(var_backward, MapArgs)          \
+  KERNEL(logsumexp_backward, MapArgs)    \
+  KERNEL(maximum, MapArgs)               \
+  KERNEL(minimum, MapArgs)
 // clang-format on
 
 struct Backend {

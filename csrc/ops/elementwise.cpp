@@ -1,8 +1,8 @@
 // Elementwise ops: shapes, promotion and registration; see elementwise.h.
 #include "elementwise.h"
+#include "ops.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/sum.h>
 #include <ATen/ExpandUtils.h>
 
 namespace fastgrad::ops {
@@ -93,7 +93,7 @@ Tensor sum_to(const Tensor& grad, c10::SymIntArrayRef sizes) {
   std::vector<int64_t> dims;
   for (int64_t d = 0; d < grad.dim(); ++d)
     if (d < lead || (sizes[d - lead] == 1 && grad.sym_size(d) != 1)) dims.push_back(d);
-  const Tensor sum = dims.empty() ? grad : at::sum(grad, dims, /*keepdim=*/true);
+  const Tensor sum = dims.empty() ? grad : ops::sum(grad, at::IntArrayRef(dims), /*keepdim=*/true);
   return lead > 0 ? sum.view_symint(sizes) : sum;
 }
 

@@ -6,3 +6,4 @@ from fastgrad.functional.matmul import *  # noqa: F403
 from fastgrad.functional.softmax import *  # noqa: F403
 from fastgrad.functional.bce import *  # noqa: F403
 from fastgrad.functional.regression_losses import *  # noqa: F403
+from fastgrad.functional.reductions import *  # noqa: F403
