@@ -63,7 +63,9 @@ def _logits(x: Any, t: Any, weight: Any = 1.0, pos_weight: Any = 1.0) -> Referen
 REFERENCES = {BCE: _bce, LOGITS: _logits}
 
 
-def _make(name: str, shape: tuple[int, ...], dtype: torch.dtype, hard: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+def _make(
+    name: str, shape: tuple[int, ...], dtype: torch.dtype, hard: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     x = rand(shape, dtype, 0.02, 0.98) if name == BCE else rand(shape, dtype, -20, 20)
     t = rand(shape, dtype, 0, 1)
     return x, (t.round() if hard else t)
@@ -99,12 +101,18 @@ def test_probabilities_next_to_zero_and_one() -> None:
         for value in (0.0, 1.0, 0.25):
             t = torch.full_like(x, value)
             a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
-            ours, theirs = F.binary_cross_entropy(a, t, reduction="none"), TF.binary_cross_entropy(b, t, reduction="none")
+            ours, theirs = (
+                F.binary_cross_entropy(a, t, reduction="none"),
+                TF.binary_cross_entropy(b, t, reduction="none"),
+            )
             assert torch.allclose(ours, theirs, rtol=1e-6, atol=0)
             ga, gb = torch.autograd.grad(ours.sum(), a)[0], torch.autograd.grad(theirs.sum(), b)[0]
             assert torch.allclose(ga, gb, rtol=1e-5, atol=0)
             s = t.clone().requires_grad_()
-            gs = [torch.autograd.grad(f(x, s, reduction="sum"), s)[0] for f in (F.binary_cross_entropy, TF.binary_cross_entropy)]
+            gs = [
+                torch.autograd.grad(f(x, s, reduction="sum"), s)[0]
+                for f in (F.binary_cross_entropy, TF.binary_cross_entropy)
+            ]
             assert torch.allclose(*gs, rtol=1e-5, atol=1e-7)
 
 

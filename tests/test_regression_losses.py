@@ -92,7 +92,9 @@ def test_smooth_l1_at_beta_and_zero_beta() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_layouts(name: str) -> None:
     check_layouts(getattr(F, name), getattr(TF, name), rand((5, 7, 3), torch.float32), rand((5, 7, 3), torch.float32))
-    check_layouts(getattr(F, name), getattr(TF, name), rand((300, 9), torch.bfloat16).float(), rand((300, 9), torch.float32))
+    check_layouts(
+        getattr(F, name), getattr(TF, name), rand((300, 9), torch.bfloat16).float(), rand((300, 9), torch.float32)
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -205,7 +207,9 @@ def test_opcheck(name: str, code: int) -> None:
     shapes = (((4, 3), (4, 3)), ((4, 1), (3,)), ((), ()))
     for a, b in shapes:
         x, t = rand(a, torch.float32).requires_grad_(), rand(b, torch.float32).requires_grad_()
-        weights: list[Any] = [()] if name == "smooth_l1_loss" else [(None,), (rand(a, torch.float32).abs().requires_grad_(),)]
+        weights: list[Any] = (
+            [()] if name == "smooth_l1_loss" else [(None,), (rand(a, torch.float32).abs().requires_grad_(),)]
+        )
         for w in weights:
             check_op(op, (x, t, *w, *tail))
             grad = torch.ones_like(op(x, t, *w, *tail)).requires_grad_()
