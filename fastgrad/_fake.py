@@ -99,8 +99,16 @@ def _loss_backward(like: int) -> _Op:
 _like("mse_loss", _weighted_loss("mse_loss"))
 _like("l1_loss", _weighted_loss("l1_loss"))
 _like("smooth_l1_loss", _loss("smooth_l1_loss"))
+# torch's own fake kernel has other strides than its real one: those of `input`.
+def _binary_cross_entropy(
+    input: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, reduction: int = 1
+) -> torch.Tensor:
+    return torch.empty_like(input) if reduction == 0 else input.new_empty(())
+
+
+_like("binary_cross_entropy", _binary_cross_entropy)
+_like("binary_cross_entropy_with_logits", torch.ops.aten.binary_cross_entropy_with_logits.default)
 for _name in ("binary_cross_entropy", "binary_cross_entropy_with_logits"):
-    _like(_name, getattr(torch.ops.aten, _name).default)
     _like(f"{_name}_target_backward", _loss_backward(1))
 for _name in (
     *("mse_loss", "l1_loss", "smooth_l1_loss"),
