@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from torch.profiler import profile
 import fastgrad.functional as fg
 
 
-@pytest.mark.parametrize("shapes", [s for s in SHAPES if 0 not in s[0]], ids=ids)
+@pytest.mark.parametrize(
+    "shapes", [s for s in SHAPES if 0 < math.prod(s[0]) + math.prod(s[1]) <= 80 and 0 not in s[0]], ids=ids
+)
 def test_matmul_gradients(shapes: Any) -> None:
     check_gradients(fg.matmul, [leaf(s) for s in shapes])
 
