@@ -55,5 +55,8 @@ void without_gil_warning(const F& f) {
 void bind_activations(py::module_& m);
 void bind_arithmetic(py::module_& m);
 void bind_matmul(py::module_& m);
+void bind_softmax(py::module_& m);
+void bind_bce(py::module_& m);
+void bind_regression_losses(py::module_& m);
 
 }  // namespace fastgrad::bindings

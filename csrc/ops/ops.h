@@ -13,6 +13,10 @@ Tensor pow(const Tensor& self, const Tensor& other);
 Tensor pow(const Tensor& self, const at::Scalar& other);
 Tensor neg(const Tensor& self);
 Tensor log(const Tensor& self);
+Tensor exp(const Tensor& self);
+Tensor sum_along(const Tensor& x, int64_t dim);  // keeps the dimension
+Tensor softmax(const Tensor& input, int64_t dim, std::optional<at::ScalarType> dtype = {});
+Tensor log_softmax(const Tensor& input, int64_t dim, std::optional<at::ScalarType> dtype = {});
 
 Tensor mm(const Tensor& input, const Tensor& mat2);
 Tensor bmm(const Tensor& input, const Tensor& mat2);
