@@ -10,6 +10,7 @@ PYBIND11_MODULE(_C, m) {
   bindings::bind_activations(m);
   bindings::bind_arithmetic(m);
   bindings::bind_softmax(m);
+  bindings::bind_cross_entropy(m);
 
   m.def("backends", &ops::list_backends);
   m.def("active_backend", &ops::active_backend);

@@ -41,5 +41,6 @@ class WithoutGil {
 void bind_activations(py::module_& m);
 void bind_arithmetic(py::module_& m);
 void bind_softmax(py::module_& m);
+void bind_cross_entropy(py::module_& m);
 
 }  // namespace fastgrad::bindings

@@ -2,4 +2,5 @@
 
 from fastgrad.functional.activations import *  # noqa: F403
 from fastgrad.functional.arithmetic import *  # noqa: F403
+from fastgrad.functional.cross_entropy import *  # noqa: F403
 from fastgrad.functional.softmax import *  # noqa: F403

@@ -30,7 +30,9 @@ RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_b
     if (!o.data || a.row_shape[0] < 4 || o.element_stride == size_of(o.dtype) || o.element_stride == 0) continue;
     plan.across |= magnitude(o.row_strides[0]) < magnitude(o.element_stride);
   }
-  plan.tile_rows = 1;
+  const bool no_streams = streams.inputs + streams.outputs == 0;
+  plan.across &= !no_streams;
+  plan.tile_rows = no_streams ? kTileRows : 1;
   if (plan.across) {
     plan.tile_rows = kTileRows;
     while (plan.tile_rows > 16 && plan.tile_rows * a.n * item > kTileBytes) plan.tile_rows /= 2;

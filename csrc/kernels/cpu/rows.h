@@ -67,6 +67,7 @@ struct Part {
 template <class T, bool Across>
 struct RowBlock {
   using V = Vec<T>;
+  static constexpr bool rows_in_lanes = Across;
   T* data[kMaxStreams];  // at the first lane of the group
   int64_t pitch;         // across: from one element of a row to the next
   int64_t begin, n;      // the block's place in the row
