@@ -8,7 +8,17 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from checks import EPS, FLOATS, assert_accurate, check_compiles, check_gradients, check_op, check_reproducible, rand, small
+from checks import (
+    EPS,
+    FLOATS,
+    assert_accurate,
+    check_compiles,
+    check_gradients,
+    check_op,
+    check_reproducible,
+    rand,
+    small,
+)
 
 import fastgrad.functional as G
 
@@ -50,15 +60,20 @@ def test_cross_entropy_accuracy(dtype, shape):
         REDUCTIONS, (False, True), (0.0, 0.1), ("indices", "probabilities")
     ):
         x = rand(shape, dtype, -8, 8)
-        target = labels(shape, -100) if kind == "indices" else F.softmax(rand(shape, torch.float64), min(1, len(shape) - 1)).to(dtype)
+        target = (
+            labels(shape, -100)
+            if kind == "indices"
+            else F.softmax(rand(shape, torch.float64), min(1, len(shape) - 1)).to(dtype)
+        )
         weight = torch.rand(classes(shape)).add(0.5).to(dtype) if weighted else None
         kwargs = {"reduction": reduction, "label_smoothing": smoothing} | ({"weight": weight} if weighted else {})
         ours, theirs, reference = both(G.cross_entropy, F.cross_entropy, x, target, **kwargs)
         case = (shape, kwargs, kind)
         assert ours[0].stride() == theirs[0].stride() and ours[1].stride() == theirs[1].stride()
         assert_accurate(ours[0], theirs[0], reference[0], 16 if dtype == torch.float64 else 8, 1.0, case)
-        # Relative to the largest of the gradient's terms: p and the target's share cancel.
-        assert_accurate(ours[1], theirs[1], reference[1], 16, reference[1].abs().max().item() + 1e-30, case)
+        # Relative to the largest of the gradient's terms: p and the target's share cancel, wholly for one class.
+        size = max(reference[1].abs().max().item(), 0.1 / (x.numel() // classes(shape)))
+        assert_accurate(ours[1], theirs[1], reference[1], 16, size, case)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -134,9 +149,12 @@ def test_special_logits(n):
     x[6, 0] = 1e4 - 3
     y = torch.zeros(7, dtype=torch.long)
     for smoothing, dtype in itertools.product((0.0, 0.1), FLOATS):
-        ours, _, theirs = both(G.cross_entropy, F.cross_entropy, x.to(dtype), y, reduction="none", label_smoothing=smoothing)
+        ours, _, theirs = both(
+            G.cross_entropy, F.cross_entropy, x.to(dtype), y, reduction="none", label_smoothing=smoothing
+        )
         for a, b in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(a, b.to(dtype), equal_nan=True, rtol=8 * EPS[dtype], atol=8 * EPS[dtype])
+            tolerance = max(8 * EPS[dtype], 1e-13)  # torch's float64, the reference, sums n terms itself
+            torch.testing.assert_close(a, b.to(dtype), equal_nan=True, rtol=tolerance, atol=tolerance)
 
 
 def test_empty():
@@ -172,7 +190,8 @@ def test_gradients(reduction):
             lambda x, p, w=w: G.cross_entropy(x, p, w, reduction=reduction, label_smoothing=0.1), [logits, p]
         )
     w = weight.clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda w: G.cross_entropy(logits.detach(), p.detach(), w, reduction=reduction), (w,))
+    x, q = logits.detach(), p.detach()
+    assert torch.autograd.gradcheck(lambda w: G.cross_entropy(x, q, w, reduction=reduction), (w,))
 
 
 def test_second_backward_and_untouched_logits():

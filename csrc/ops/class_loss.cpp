@@ -12,7 +12,8 @@ void check_class_indices(const char* name, const Tensor& input, const Tensor& ta
               "expected target dtype to be Long or Byte, but got ", target.scalar_type());
   if (input.dim() == 1) {
     TORCH_CHECK(target.dim() <= 1, "0D or 1D target tensor expected, multi-target not supported");
-    TORCH_CHECK(target.numel() == 1, "For 1D input, 1D target must have size 1, but got target size: ", target.numel());
+    TORCH_CHECK_VALUE(target.numel() == 1,
+                      "For 1D input, 1D target must have size 1, but got target size: ", target.numel());
     return;
   }
   TORCH_CHECK_VALUE(target.dim() > 0 && input.size(0) == target.size(0), "Expected input batch_size (", input.size(0),
@@ -29,8 +30,13 @@ void check_class_indices(const char* name, const Tensor& input, const Tensor& ta
 ClassLoss::ClassLoss(const char* name, const Tensor& input, const Tensor& target, const OptionalTensor& weight,
                      int64_t reduction, int64_t ignore_index, double label_smoothing,
                      std::optional<at::ScalarType> dtype, bool allow_probabilities)
-    : name(name), input(input), target(target), weight(weight.value_or(Tensor())), reduction(reduction),
-      ignore_index(ignore_index), label_smoothing(label_smoothing) {
+    : name(name),
+      input(input),
+      target(target),
+      weight(weight.value_or(Tensor())),
+      reduction(reduction),
+      ignore_index(ignore_index),
+      label_smoothing(label_smoothing) {
   TORCH_CHECK(label_smoothing >= 0 && label_smoothing <= 1,
               "label_smoothing must be between 0.0 and 1.0. Got: ", label_smoothing);
   probabilities = allow_probabilities && input.sizes() == target.sizes() && input.dim() > 0;
@@ -48,8 +54,8 @@ ClassLoss::ClassLoss(const char* name, const Tensor& input, const Tensor& target
   TORCH_CHECK(input.dim() != 0, name, ": input has no class dimension");
   this->dtype = dtype.value_or(input.scalar_type());
   TORCH_CHECK(target.device() == input.device(), "fastgrad::", name,
-              ": expected all tensors to be on the same device, but input is on ", input.device(),
-              " and target is on ", target.device());
+              ": expected all tensors to be on the same device, but input is on ", input.device(), " and target is on ",
+              target.device());
   if (this->weight.defined()) {
     const Tensor& w = this->weight;
     TORCH_CHECK(w.dim() == 1 && w.numel() == input.size(dim), "weight tensor should be defined either for all ",
@@ -81,7 +87,9 @@ RowsArgs ClassLoss::args(const Tensor& x, const Tensor& loss_or_grad, const Tens
   a.compute = compute_dtype(dtype);
   a.parameter[0] = number(ignore_index);
   a.parameter[1] = number(label_smoothing);
-  a.flags = (reduction == at::Reduction::Mean ? kReduceMean : reduction == at::Reduction::Sum ? kReduceSum : 0) |
+  a.flags = (reduction == at::Reduction::Mean  ? kReduceMean
+             : reduction == at::Reduction::Sum ? kReduceSum
+                                               : 0) |
             (probabilities ? kProbabilities : 0);
   return a;
 }

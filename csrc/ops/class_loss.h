@@ -12,13 +12,14 @@ struct ClassLoss {
   int64_t reduction, ignore_index;
   double label_smoothing;
   bool probabilities;
-  int64_t dim;                    // of the classes
+  int64_t dim;                     // of the classes
   std::vector<int64_t> row_sizes;  // the input's without the classes
-  at::ScalarType dtype;           // of the loss
+  at::ScalarType dtype;            // of the loss
 
   // Raises torch's exceptions for what torch refuses.
-  ClassLoss(const char* name, const Tensor& input, const Tensor& target, const OptionalTensor& weight, int64_t reduction,
-            int64_t ignore_index, double label_smoothing, std::optional<at::ScalarType> dtype, bool allow_probabilities);
+  ClassLoss(const char* name, const Tensor& input, const Tensor& target, const OptionalTensor& weight,
+            int64_t reduction, int64_t ignore_index, double label_smoothing, std::optional<at::ScalarType> dtype,
+            bool allow_probabilities);
 
   // The kernel's arguments; undefined tensors are absent operands.
   RowsArgs args(const Tensor& input, const Tensor& loss_or_grad, const Tensor& stats, const Tensor& total_weight,

@@ -18,8 +18,8 @@ using CrossEntropy = Three(const Tensor&, const Tensor&, const OptionalTensor&, 
 using CrossEntropyBackward = Tensor(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const Tensor&,
                                     const Tensor&, int64_t, int64_t, double);
 using NllLoss = Two(const Tensor&, const Tensor&, const OptionalTensor&, int64_t, int64_t, Dtype_);
-using NllLossBackward = Tensor(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const Tensor&, int64_t,
-                               int64_t);
+using NllLossBackward = Tensor(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const Tensor&,
+                               int64_t, int64_t);
 
 template <class Signature>
 const auto& op(const char* name) {  // one signature an op
@@ -86,15 +86,14 @@ struct Composed {
   Tensor smoothed() const { return affine(smoothing / classes, 1 - smoothing, target.to(type)); }
   // Per row, the sum of q, keeping the class dimension.
   Tensor sum_q() const {
-    if (probabilities)
-      return sum_along(weight.defined() ? mul(smoothed(), weights_as_column()) : smoothed(), dim);
+    if (probabilities) return sum_along(weight.defined() ? mul(smoothed(), weights_as_column()) : smoothed(), dim);
     const Tensor rows = input.dim() == 1 ? target.view(at::IntArrayRef()) : target, ignored = rows.eq(ignore_index);
     const Tensor index = at::where(ignored, 0, rows).to(at::kLong);
     Tensor q = at::ones_like(index, input.options().dtype(type));
     if (weight.defined()) {
       const Tensor w = weight.to(type);
-      q = affine(w.sum().item<double>() * smoothing / classes, 1 - smoothing,
-                 at::index_select(w, 0, index.reshape(-1)).view(index.sizes()));
+      q = add(mul(at::index_select(w, 0, index.reshape(-1)).view_as(index), 1 - smoothing), at::sum(w),
+              smoothing / classes);
     }
     return at::where(ignored, 0, q).unsqueeze(dim);
   }
@@ -160,8 +159,7 @@ Gradients cross_entropy_backward_differentiate(const Saved& saved, const Gradien
   if (!saved.needed[1] && !saved.needed[2]) return result;
   const Tensor p = softmax(c.input, c.dim, c.type), g = c.row_gradient(grad);
   const Tensor vp = mul(v, p), dot = sum_along(vp, c.dim);
-  if (saved.needed[1])
-    result[1] = mul(sub(vp, mul(p, dot)), mul(g, c.sum_q())).to(c.input.scalar_type());
+  if (saved.needed[1]) result[1] = mul(sub(vp, mul(p, dot)), mul(g, c.sum_q())).to(c.input.scalar_type());
   if (saved.needed[2]) {
     const Tensor by_q = mul(sub(dot, v), g);
     const Tensor by_t = c.weight.defined() ? mul(by_q, c.weights_as_column()) : by_q;
@@ -184,9 +182,7 @@ Tensor cross_entropy_backward_autograd(const Tensor& grad, const Tensor& input, 
     return call();
   }
   return record(inputs, &cross_entropy_backward_differentiate, [&]() -> Step {
-    return {{call()},
-            {input, target, w, stats, total_weight, grad},
-            {reduction, ignore_index, label_smoothing}};
+    return {{call()}, {input, target, w, stats, total_weight, grad}, {reduction, ignore_index, label_smoothing}};
   })[0];
 }
 
@@ -252,8 +248,9 @@ Tensor nll_loss_backward_autograd(const Tensor& grad, const Tensor& input, const
     return call();
   }
   const BackwardFunction differentiate = [](const Saved& s, const Gradients& v) -> Gradients {
-    return {std::get<0>(op<NllLoss>("nll_loss").call(v[0], s.tensors[0], optional(s.tensors[1]), s.values[0].toInt(),
-                                                     s.values[1].toInt(), s.values[2].toScalarType())),
+    return {std::get<0>(op<NllLoss>("nll_loss")
+                            .call(v[0], s.tensors[0], optional(s.tensors[1]), s.values[0].toInt(), s.values[1].toInt(),
+                                  s.values[2].toScalarType())),
             Tensor()};
   };
   return record({grad, input}, differentiate, [&]() -> Step {

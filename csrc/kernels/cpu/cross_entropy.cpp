@@ -1,9 +1,9 @@
 // Cross-entropy of logits with class indices or probabilities, and its gradient (formulas: math/cross_entropy.h).
 //
-// Forward reads the logits once, block by block in L1: maximum and sum of exponentials, found together by rescaling, and
-// where label smoothing or probabilities need them sum(q) and sum(q (x - maximum)). It saves per row the maximum and the
-// log of the sum apart: their sum would round away what large logits differ in. Backward reads the logits once and writes
-// the gradient. Neither needs a softmax. Row losses are summed in double, piece after piece.
+// Forward reads the logits once, block by block in L1: maximum and sum of exponentials, found together by rescaling,
+// and where label smoothing or probabilities need them sum(q) and sum(q (x - maximum)). It saves per row the maximum
+// and the log of the sum apart: their sum would round away what large logits differ in. Backward reads the logits once
+// and writes the gradient. Neither needs a softmax. Row losses are summed in double, piece after piece.
 #include "../math/cross_entropy.h"
 
 #include "../math/softmax.h"
@@ -34,8 +34,10 @@ template <class T, bool Probabilities, class B, class Step>
 FASTGRAD_INLINE Vec<T> share_of(const B& b, Step s, const T* weights, const Smoothing<T>& smoothing) {
   using V = Vec<T>;
   const V w = weights ? b.shared(weights, s) : ones<T>(s);
-  if constexpr (!Probabilities) return w;
-  else return math::weighted_probability(b.load(1, s), w, V(smoothing.amount), V(smoothing.classes));
+  if constexpr (!Probabilities)
+    return w;
+  else
+    return math::weighted_probability(b.load(1, s), w, V(smoothing.amount), V(smoothing.classes));
 }
 
 template <class T, bool Probabilities>
@@ -122,8 +124,8 @@ struct CrossEntropy : ClassLossSums<T> {
 template <class T, bool Probabilities>
 struct CrossEntropyBackward : RowFormula<T> {
   using V = Vec<T>;
-  static constexpr RowStreams streams = Probabilities ? RowStreams{2, 1, {kLogits, kTarget, kGradInput}}
-                                                      : RowStreams{1, 1, {kLogits, kGradInput}};
+  static constexpr RowStreams streams =
+      Probabilities ? RowStreams{2, 1, {kLogits, kTarget, kGradInput}} : RowStreams{1, 1, {kLogits, kGradInput}};
   static constexpr int out = streams.inputs;
   static constexpr int64_t along_block = 1 << 14;
   const RowsArgs& args;
@@ -135,7 +137,8 @@ struct CrossEntropyBackward : RowFormula<T> {
   int64_t target[kTileRows];
   T target_share[kTileRows];
 
-  CrossEntropyBackward(const RowsArgs& a, const T* w) : args(a), weights(w), smoothing(a), gradient(a), sum_weights(T(a.n)) {
+  CrossEntropyBackward(const RowsArgs& a, const T* w)
+      : args(a), weights(w), smoothing(a), gradient(a), sum_weights(T(a.n)) {
     if (weights && !Probabilities) {
       double sum = 0;
       for (int64_t c = 0; c < a.n; ++c) sum += double(weights[c]);
