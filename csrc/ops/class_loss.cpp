@@ -39,7 +39,7 @@ ClassLoss::ClassLoss(const char* name, const Tensor& input, const Tensor& target
       label_smoothing(label_smoothing) {
   TORCH_CHECK(label_smoothing >= 0 && label_smoothing <= 1,
               "label_smoothing must be between 0.0 and 1.0. Got: ", label_smoothing);
-  probabilities = allow_probabilities && input.sizes() == target.sizes() && input.dim() > 0;
+  probabilities = allow_probabilities && input.sizes() == target.sizes();
   if (probabilities) {
     TORCH_CHECK(at::isFloatingType(target.scalar_type()),
                 "Expected floating point type for target with class probabilities, got ", target.scalar_type());
