@@ -163,3 +163,50 @@ def _max_dim_backward(grad: torch.Tensor, indices: torch.Tensor, dim: int, size:
 
 
 _like("max_dim_backward", _max_dim_backward)
+    _like(
+        f"{_name}_backward",
+        lambda grad, output, dim, input_dtype: output.new_empty(output.shape, dtype=input_dtype),
+    )
+
+
+def _class_loss(input: torch.Tensor, target: torch.Tensor, reduction: int, dtype: torch.dtype | None) -> Any:
+    shape = list(input.shape)
+    shape.pop(0 if input.dim() == 1 else 1)
+    dtype = dtype or input.dtype
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    return input.new_empty(shape if reduction == 0 else [], dtype=dtype), shape, input.new_empty([], dtype=compute)
+
+
+def _cross_entropy(
+    input: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    reduction: int,
+    ignore_index: int,
+    label_smoothing: float,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    probabilities = target.is_floating_point()
+    if probabilities and dtype is None:
+        dtype = torch.promote_types(input.dtype, target.dtype)
+        dtype = torch.promote_types(dtype, weight.dtype) if weight is not None else dtype
+    loss, rows, total = _class_loss(input, target, reduction, dtype)
+    return loss, total.new_empty([3 if probabilities else 2, *rows]), total
+
+
+def _nll_loss(
+    input: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    reduction: int,
+    ignore_index: int,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    loss, _, total = _class_loss(input, target, reduction, dtype)
+    return loss, total
+
+
+_like("cross_entropy", _cross_entropy)
+_like("nll_loss", _nll_loss)
+for _name in ("cross_entropy_backward", "nll_loss_backward"):
+    _like(_name, lambda grad, input, *args: input.new_empty(input.shape))

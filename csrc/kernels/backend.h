@@ -252,6 +252,14 @@ struct GemmArgs {
   KERNEL(logsumexp_backward, MapArgs)    \
   KERNEL(maximum, MapArgs)               \
   KERNEL(minimum, MapArgs)
+  KERNEL(softmax, RowsArgs)              \
+  KERNEL(softmax_backward, RowsArgs)     \
+  KERNEL(log_softmax, RowsArgs)          \
+  KERNEL(log_softmax_backward, RowsArgs) \
+  KERNEL(cross_entropy, RowsArgs)        \
+  KERNEL(cross_entropy_backward, RowsArgs) \
+  KERNEL(nll_loss, RowsArgs)             \
+  KERNEL(nll_loss_backward, RowsArgs)
 // clang-format on
 
 struct Backend {
