@@ -217,7 +217,7 @@ struct GemmArgs {
   KERNEL(cross_entropy, RowsArgs) \
   KERNEL(cross_entropy_backward, RowsArgs) \
   KERNEL(nll_loss, RowsArgs) \
-  KERNEL(nll_loss_backward, RowsArgs) \
+  KERNEL(nll_loss_backward, RowsArgs)
 
 // clang-format on
 
