@@ -11,6 +11,18 @@ namespace {
 
 using torch::autograd::AutogradContext;
 
+// The backward function and which inputs are present share one entry of the node's table, since each entry costs as
+// much as a small kernel: the address takes the lower 48 bits, which is what user space has.
+constexpr int kAddressBits = 48;
+int64_t pack(BackwardFunction backward, uint64_t present) {
+  TORCH_INTERNAL_ASSERT(present < 1 << (64 - kAddressBits));
+  return static_cast<int64_t>(present << kAddressBits | reinterpret_cast<uint64_t>(backward));
+}
+std::pair<BackwardFunction, uint64_t> unpack(int64_t plan) {
+  const auto bits = static_cast<uint64_t>(plan);
+  return {reinterpret_cast<BackwardFunction>(bits & ((uint64_t(1) << kAddressBits) - 1)), bits >> kAddressBits};
+}
+
 struct Recorded : torch::autograd::Function<Recorded> {
   static Gradients forward(AutogradContext* ctx, at::TensorList inputs, int64_t present, BackwardFunction backward,
                            c10::function_ref<Step()> run) {
@@ -27,8 +39,7 @@ struct Recorded : torch::autograd::Function<Recorded> {
         if (step.non_differentiable[i]) list.push_back(step.outputs[i]);
       ctx->mark_non_differentiable(list);
     }
-    ctx->saved_data["backward"] = reinterpret_cast<int64_t>(backward);
-    ctx->saved_data["present"] = present;
+    ctx->saved_data["plan"] = pack(backward, present);
     if (!step.values.empty()) {
       c10::impl::GenericList values(c10::AnyType::get());
       for (c10::IValue& v : step.values) values.push_back(std::move(v));
@@ -39,12 +50,11 @@ struct Recorded : torch::autograd::Function<Recorded> {
 
   static Gradients backward(AutogradContext* ctx, const Gradients& grads) {
     const auto& data = ctx->saved_data;
-    const auto function = reinterpret_cast<BackwardFunction>(data.at("backward").toInt());
+    const auto [function, present] = unpack(data.at("plan").toInt());
     Saved saved;
     saved.tensors = ctx->get_saved_variables();
     if (const auto v = data.find("values"); v != data.end())
       for (const c10::IValue& value : v->second.toListRef()) saved.values.push_back(value);
-    const auto present = static_cast<uint64_t>(data.at("present").toInt());
     const size_t inputs = std::bit_width(present) - 1;
     for (size_t i = 0, edge = 0; i < inputs; ++i)
       saved.needed.push_back((present >> i & 1) && ctx->needs_input_grad(edge++));

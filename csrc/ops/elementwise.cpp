@@ -136,8 +136,9 @@ Step make_step(const Differentiation& d, at::TensorList inputs, const Tensor& ou
   if (d.save & kOther) step.saved.push_back(inputs[1]);
   if (d.save & kOutput) step.saved.push_back(out);
   if (inputs.size() == 2) {
-    for (const Tensor& t : inputs)
-      step.values.push_back(t.sym_sizes() == out.sym_sizes() ? c10::IValue() : c10::IValue(t.sym_sizes()));
+    const bool same[] = {inputs[0].sym_sizes() == out.sym_sizes(), inputs[1].sym_sizes() == out.sym_sizes()};
+    if (same[0] && same[1] && alpha.equal(1)) return step;
+    for (size_t k = 0; k < 2; ++k) step.values.push_back(same[k] ? c10::IValue() : c10::IValue(inputs[k].sym_sizes()));
     step.values.push_back(alpha);
   }
   return step;

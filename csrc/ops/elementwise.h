@@ -24,7 +24,8 @@ Tensor elementwise(const ElementwiseSpec& spec, at::TensorList inputs, Tensor ou
                    Number parameter = {1, 1});
 
 // Register `name`, `name.out` and, if asked, `name_`. A backward function gets the saved tensors that `save` names, in
-// this order, and for a binary op as values the shapes of self and other, where broadcasting changed them, and alpha.
+// this order, and for a binary op as values the shapes of self and other, where broadcasting changed them, and alpha;
+// no values if nothing was broadcast and alpha is 1.
 enum Save { kNothing = 0, kSelf = 1, kOther = 2, kOutput = 4 };
 struct Differentiation {
   BackwardFunction backward;  // null: the result is not differentiable
