@@ -83,8 +83,10 @@ def assert_accurate(
     assert ours.dtype == theirs.dtype, f"{what}: dtype {ours.dtype}, torch gives {theirs.dtype}"
     our_error = relative_error(ours, reference.to(ours.dtype) if ours.dtype == torch.bool else reference, scale)
     their_error = relative_error(theirs, reference, scale)
-    budget = ulps * EPS[ours.dtype]
-    assert our_error <= max(their_error, budget), f"{what}: error {our_error:.3g}, torch {their_error:.3g}, budget {budget:.3g}"
+    budget = ulps * EPS.get(ours.dtype, 0)  # integers are exact
+    assert our_error <= max(their_error, budget), (
+        f"{what}: error {our_error:.3g}, torch {their_error:.3g}, budget {budget:.3g}"
+    )
 
 
 def check_gradients(f: Callable[..., Any], inputs: Sequence[Any], second: bool = True) -> None:
@@ -138,7 +140,8 @@ def check_compiles(f: Callable[..., Any], inputs: Sequence[Any]) -> None:
     tensors = [x for x in inputs if isinstance(x, torch.Tensor) and x.requires_grad]
     if tensors:
         grads = [torch.autograd.grad(_scalar(g(*inputs)), tensors) for g in (f, compiled)]
-        _same(*grads)
+        # The compiled backward may add up the gradients of one tensor in another order.
+        torch.testing.assert_close(*grads)
 
 
 def _scalar(out: Any) -> torch.Tensor:

@@ -19,6 +19,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.seed = random.randrange(2**31) if inherited is None else inherited
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: object) -> None:  # pytest-xdist
     node.workerinput["seed"] = node.config.option.seed  # type: ignore[attr-defined]
 

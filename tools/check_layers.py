@@ -18,6 +18,7 @@ FORBIDDEN = [
     ("csrc/kernels/cuda", rf"{TORCH}|cub/|thrust/|cutlass|cute/|cooperative_groups|.*\bcpu/", "the CUDA runtime only"),
     ("csrc/kernels", f"{TORCH}|{CUDA}", "the contract knows neither torch nor CUDA"),
     ("csrc/emulator", f"{TORCH}|cub/|thrust/", "the emulator stands in for the CUDA runtime alone"),
+    ("csrc/bindings", f"{CUDA}|{INTRINSICS}|.*kernels/(cpu|cuda|math)/", "bindings reach kernels through the glue"),
     ("csrc/ops", f"{CUDA}|{INTRINSICS}|.*kernels/(cpu|cuda|math)/", "the glue reaches kernels through a table"),
 ]
 LONGEST = 400  # lines of a source file
@@ -49,6 +50,7 @@ def check_lists():
         ("CPU_KERNELS", "csrc/kernels/cpu", ".cpp"),
         ("CUDA_KERNELS", "csrc/kernels/cuda", ".cu"),
         ("OPS", "csrc/ops", ".cpp"),
+        ("BINDINGS", "csrc/bindings", ".cpp"),
     ]:
         listed = re.search(rf"set\({variable}\n(.*?)\)", text, re.S)
         stems = listed[1].split() if listed else []

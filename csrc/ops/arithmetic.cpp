@@ -124,6 +124,16 @@ void refuse_zero_divisor(const Tensor&, const Tensor& other, at::ScalarType comm
     TORCH_CHECK(!at::eq(other, 0).any().item<bool>(), "ZeroDivisionError");
 }
 
+void check_pow(const Tensor&, const Tensor& other, at::ScalarType common) {
+  const bool number = other.unsafeGetTensorImpl()->is_wrapped_number();
+  TORCH_CHECK_NOT_IMPLEMENTED(common != at::kBool || number, "\"pow\" not implemented for 'Bool'");
+  if (number && c10::isIntegralType(common, true))
+    TORCH_CHECK(other.item<int64_t>() >= 0, "Integers to negative integer powers are not allowed.");
+}
+void refuse_bool_abs(const Tensor& self, const Tensor&, at::ScalarType) {
+  TORCH_CHECK_NOT_IMPLEMENTED(self.scalar_type() != at::kBool, "\"abs\" not implemented for 'Bool'");
+}
+
 TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
   define_binary_alpha(m, {"add", &Backend::add, Result::same}, {&add_backward}, true);
   define_binary_alpha(m, {"sub", &Backend::sub, Result::same, &refuse_bool_sub}, {&sub_backward}, true);
@@ -133,7 +143,7 @@ TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
                 true);
   define_binary(m, {"div_trunc", &Backend::div_trunc, Result::same, &refuse_zero_divisor}, {&rounded_div_backward},
                 true);
-  define_binary(m, {"pow", &Backend::pow, Result::same}, {&pow_backward, kSelf | kOther | kOutput});
+  define_binary(m, {"pow", &Backend::pow, Result::same, &check_pow}, {&pow_backward, kSelf | kOther | kOutput});
 
   define_binary(m, {"eq", &Backend::eq, Result::boolean}, {});
   define_binary(m, {"ne", &Backend::ne, Result::boolean}, {});
@@ -145,7 +155,7 @@ TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
   define_unary(m, {"neg", &Backend::neg, Result::same, &refuse_bool_neg},
                {[](const Saved&, const Gradients& g) -> Gradients { return {neg(g[0])}; }});
   define_unary(
-      m, {"abs", &Backend::abs, Result::same},
+      m, {"abs", &Backend::abs, Result::same, &refuse_bool_abs},
       {[](const Saved& s, const Gradients& g) -> Gradients { return {abs_backward(g[0], s.tensors[0])}; }, kSelf});
   define_unary(
       m, {"sqrt", &Backend::sqrt, Result::floating},

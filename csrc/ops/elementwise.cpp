@@ -195,9 +195,9 @@ void define_elementwise(torch::Library& m, const ElementwiseSpec& spec, const Di
           }
           return bump_version(inputs[0]);
         }
-        // What backward needs of the overwritten input is kept aside first.
+        // What backward needs of the overwritten input is kept aside first, with its history for double backward.
         const Tensor before = d.save & kSelf && inputs.size() == 2 && inputs[1].requires_grad()
-                                  ? inputs[0].detach().clone()
+                                  ? inputs[0].clone()
                                   : inputs[0];
         record(inputs, d.backward, [&] {
           in_place_op.call(in...);

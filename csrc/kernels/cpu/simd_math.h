@@ -114,7 +114,8 @@ FASTGRAD_INLINE Vec<T> fmod(Vec<T> a, Vec<T> b) {
   using V = Vec<T>;
   constexpr T tiny = sizeof(T) == 4 ? T(1e-30) : T(1e-290);
   const V q = a / b;
-  const auto plain = (abs(q) < V(T(int64_t(1) << (V::R::kMantissa - 2)))) & (abs(b) > V(tiny));
+  const auto plain = (abs(q) < V(T(int64_t(1) << (V::R::kMantissa - 2)))) & (abs(b) > V(tiny)) &
+                     (abs(b) < V(T(__builtin_inf())));
   if (!any(~plain)) {
     V r = fma(-trunc(q), b, a);
     const V step = copysign(b, a);

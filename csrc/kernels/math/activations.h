@@ -34,11 +34,11 @@ struct TanhBackward {
   }
 };
 
-// y = max(x, 0), and NaN for NaN.
+// y = max(x, 0); NaN stays NaN, and -0 stays -0.
 struct Relu {
   template <class V>
   FASTGRAD_FORMULA V operator()(V x) const {
-    return max(x, V(0));
+    return select(x < V(0), V(0), x);
   }
 };
 // The derivative at 0 is 0, as in torch. Where y is NaN the gradient passes.

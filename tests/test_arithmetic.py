@@ -1,0 +1,375 @@
+"""Arithmetic, comparisons, elementary functions: values and dtypes against torch, gradients, compilation."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from checks import (
+    FLOATS,
+    INTEGERS,
+    assert_accurate,
+    check_compiles,
+    check_gradients,
+    check_op,
+    check_reproducible,
+    layouts,
+    rand,
+    small,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastgrad.functional as F
+
+BINARY = ("add", "sub", "mul", "div", "pow")
+COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+UNARY = ("neg", "abs", "sqrt", "exp", "log")
+ULPS = {"exp": 1.5, "log": 1.5, "pow": 1.0}
+ALL = (*FLOATS, *INTEGERS, torch.int16, torch.int8, torch.bool)
+
+
+def same(ours: torch.Tensor, theirs: torch.Tensor, what: object = "") -> None:
+    assert ours.dtype == theirs.dtype and ours.shape == theirs.shape, (what, ours.dtype, theirs.dtype)
+    assert ours.stride() == theirs.stride(), (what, ours.stride(), theirs.stride())
+    if ours.is_floating_point():
+        assert torch.equal(ours.isnan(), theirs.isnan()), (what, ours, theirs)
+        ours, theirs = ours.nan_to_num(0.5), theirs.nan_to_num(0.5)
+    assert torch.equal(ours, theirs), (what, ours, theirs)
+
+
+def outcome(f: Any, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return f(*args, **kwargs)
+    except Exception as error:
+        return type(error)
+
+
+@pytest.mark.parametrize("name", (*BINARY, *COMPARISONS))
+def test_every_pair_of_dtypes(name: str) -> None:
+    """Same dtype and, up to the rounding of each dtype, the same values as torch, or the same kind of error."""
+    ours, theirs = getattr(F, name), getattr(torch, name)
+    for a, b in itertools.product(ALL, ALL):
+        x, y = rand((3, 5), a, 0, 5), rand((5,), b, 0, 5)
+        if name == "div" and not b.is_floating_point:
+            y = y + (y == 0).to(b)
+        r, t = outcome(ours, x, y), outcome(theirs, x, y)
+        if isinstance(t, type) or isinstance(r, type):
+            assert r is t, (name, a, b, r, t)
+        elif r.is_floating_point():
+            exact = getattr(torch, name)(x.double(), y.double())
+            assert_accurate(r, t, exact, ULPS.get(name, 0.5), what=(name, a, b))
+        else:
+            same(r, t, (name, a, b))
+
+
+@pytest.mark.parametrize("name", (*BINARY, *COMPARISONS))
+def test_numbers_on_either_side(name: str) -> None:
+    ours, theirs = getattr(F, name), getattr(torch, name)
+    for dtype, number in itertools.product(ALL, (2, 1.5, True, -1)):
+        x = rand((7,), dtype, 1, 4)
+        r, t = outcome(ours, x, number), outcome(theirs, x, number)
+        if isinstance(t, type) or isinstance(r, type):
+            assert r is t, (name, dtype, number, r, t)
+        else:
+            assert r.dtype == t.dtype, (name, dtype, number)
+            torch.testing.assert_close(r, t, equal_nan=True)
+        zero_dim = rand((), dtype, 1, 4)
+        r, t = outcome(ours, zero_dim, number), outcome(theirs, zero_dim, number)
+        assert r is t if isinstance(t, type) else r.dtype == t.dtype, (name, dtype, number)
+        if name in BINARY and not (dtype == torch.bool and name in ("sub", "pow")):
+            r = outcome(ours, number, x)
+            t = outcome(torch.pow, number, x) if name == "pow" else outcome(theirs, torch.tensor(number), x)
+            if isinstance(r, type) or isinstance(t, type):
+                assert r is t, (name, dtype, number, r, t)
+                continue
+            reference = theirs(torch.tensor(float(number)), x.double())
+            if r.is_floating_point():
+                torch.testing.assert_close(r.double(), reference, rtol=1e-2, atol=1e-2, equal_nan=True)
+            else:
+                torch.testing.assert_close(r, t.to(r.dtype))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", UNARY)
+def test_unary_accuracy(name: str, dtype: torch.dtype) -> None:
+    ours, theirs = getattr(F, name), getattr(torch, name)
+    for shape in ((), (0,), (1,), (17,), (33, 5), (3, small(4099, 300))):
+        for layout, x in layouts(rand(shape, dtype, -3 if name in ("neg", "abs", "exp") else 1e-3, 30)):
+            reference = _reference(name, x)
+            assert_accurate(ours(x), theirs(x), reference, ULPS.get(name, 0.5), what=(shape, layout))
+            assert ours(x).stride() == theirs(x).stride()
+
+
+def _reference(name: str, x: torch.Tensor) -> torch.Tensor:
+    import numpy as np
+
+    if x.dtype != torch.float64:
+        return getattr(torch, name)(x.double())
+    function = {"neg": np.negative, "abs": np.abs, "sqrt": np.sqrt, "exp": np.exp, "log": np.log}[name]
+    return torch.from_numpy(np.asarray(function(x.numpy().astype(np.longdouble)), dtype=np.float64))
+
+
+@pytest.mark.parametrize("dtype", (*INTEGERS, torch.int16, torch.int8, torch.bool))
+@pytest.mark.parametrize("name", UNARY)
+def test_unary_integers(name: str, dtype: torch.dtype) -> None:
+    x = rand((19,), dtype, -5, 5)
+    r, t = outcome(getattr(F, name), x), outcome(getattr(torch, name), x)
+    if isinstance(r, type) or isinstance(t, type):
+        assert r is t, (name, dtype, r, t)
+    else:
+        assert r.dtype == t.dtype
+        torch.testing.assert_close(r, t, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+def test_exp_and_log_over_the_whole_range(dtype: torch.dtype) -> None:
+    import numpy as np
+
+    info = torch.finfo(dtype)
+    n = small(200_001, 2001)
+    top = float(np.log(info.max))
+    x = torch.linspace(-top - 20, top + 5, n, dtype=torch.float64).to(dtype)
+    wide = np.longdouble if dtype == torch.float64 else np.float64
+    with np.errstate(over="ignore", under="ignore"):
+        reference = torch.from_numpy(np.exp(x.numpy().astype(wide)).astype(np.float64))
+    # Subnormal results have an absolute precision.
+    assert_accurate(F.exp(x), torch.exp(x), _round(reference, dtype), 1.5, scale=info.tiny)
+    smallest = info.tiny * info.eps
+    positive = torch.exp2(torch.linspace(np.log2(smallest), np.log2(info.max) - 1e-9, n, dtype=torch.float64)).to(dtype)
+    reference = torch.from_numpy(np.log(positive.numpy().astype(wide)).astype(np.float64))
+    assert_accurate(F.log(positive), torch.log(positive), reference, 1.5)
+
+
+def _round(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return torch.where(x > torch.finfo(dtype).max, torch.inf, x)
+
+
+SPECIAL = (0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, 1e30, -1e30, 1e-30, float("inf"), float("-inf"), float("nan"))
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+@pytest.mark.parametrize("name", (*BINARY, *COMPARISONS))
+def test_special_values(name: str, dtype: torch.dtype) -> None:
+    x = torch.tensor(SPECIAL, dtype=dtype)
+    ours, theirs = getattr(F, name)(x[:, None], x), getattr(torch, name)(x[:, None], x)
+    torch.testing.assert_close(ours, theirs, equal_nan=True, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+@pytest.mark.parametrize("mode", ("floor", "trunc"))
+def test_rounded_division(mode: str, dtype: torch.dtype) -> None:
+    x = torch.tensor([v for v in SPECIAL if abs(v) != 1e30], dtype=dtype)
+    same(F.div(x[:, None], x, rounding_mode=mode), torch.div(x[:, None], x, rounding_mode=mode), "special")
+    a, b = rand((small(20_000, 999),), dtype, -100, 100), rand((small(20_000, 999),), dtype, -7, 7)
+    same(F.div(a, b, rounding_mode=mode), torch.div(a, b, rounding_mode=mode), "random")
+    big = a * 1e12
+    same(F.div(big, b, rounding_mode=mode), torch.div(big, b, rounding_mode=mode), "large quotients")
+    a, b = a.round(), b.round()
+    same(F.div(a, b, rounding_mode=mode), torch.div(a, b, rounding_mode=mode), "whole")
+
+
+@pytest.mark.parametrize("dtype", (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8))
+@pytest.mark.parametrize("mode", ("floor", "trunc"))
+def test_rounded_integer_division(mode: str, dtype: torch.dtype) -> None:
+    a, b = rand((101,), dtype, -100, 100), rand((101,), dtype, -7, 7)
+    b = torch.where(b == 0, torch.ones_like(b), b)
+    same(F.div(a, b, rounding_mode=mode), torch.div(a, b, rounding_mode=mode))
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        F.div(a, 0, rounding_mode=mode)
+    info = torch.iinfo(dtype)
+    if info.min < 0:  # the one quotient that overflows wraps and does not trap
+        edge = torch.tensor([info.min], dtype=dtype)
+        assert F.div(edge, -1, rounding_mode=mode).item() == info.min
+
+
+def test_bad_rounding_mode() -> None:
+    with pytest.raises(RuntimeError, match="rounding_mode"):
+        F.div(torch.ones(2), 2, rounding_mode="ceil")
+
+
+@pytest.mark.parametrize("dtype", (torch.int64, torch.int32, torch.uint8))
+def test_integer_powers(dtype: torch.dtype) -> None:
+    base, exponent = rand((17, 1), dtype, -4, 4), rand((9,), dtype, 0, 6)
+    same(F.pow(base, exponent), torch.pow(base, exponent))
+    with pytest.raises(RuntimeError, match="negative integer powers"):
+        F.pow(rand((3,), torch.int64), -1)
+
+
+def test_alpha() -> None:
+    x, y = rand((4, 5), torch.float32), rand((5,), torch.float32)
+    torch.testing.assert_close(F.add(x, y, alpha=2.5), torch.add(x, y, alpha=2.5))
+    torch.testing.assert_close(F.sub(x, y, alpha=-3), torch.sub(x, y, alpha=-3))
+    i = rand((4,), torch.int64)
+    same(F.add(i, i, alpha=3), torch.add(i, i, alpha=3))
+    big = torch.tensor([2**53 + 1])
+    same(F.add(big, big, alpha=2**9 + 1), torch.add(big, big, alpha=2**9 + 1))
+    for bad in (2.5, True):
+        with pytest.raises(RuntimeError, match="alpha"):
+            F.add(i, i, alpha=bad)
+
+
+@pytest.mark.parametrize("name", ("add_", "sub_", "mul_", "div_"))
+def test_in_place(name: str) -> None:
+    for _, x in layouts(rand((5, 7), torch.float32, 1, 3)):
+        if 0 in x.stride():
+            continue
+        y = rand((7,), torch.float32, 1, 3)
+        expected = getattr(x.clone(), name)(y)
+        version = x._version
+        assert getattr(F, name)(x, y) is x
+        assert x._version == version + 1
+        torch.testing.assert_close(x, expected)
+    with pytest.raises(RuntimeError, match="doesn't match the broadcast shape"):
+        getattr(F, name)(torch.ones(3), torch.ones(2, 3))
+    with pytest.raises(RuntimeError, match="can't be cast"):
+        getattr(F, name)(torch.ones(3, dtype=torch.int64), 1.5)
+    base = torch.ones(4)
+    with pytest.raises(RuntimeError, match="memory"):
+        getattr(F, name)(base[1:], base[:-1])
+
+
+def test_out() -> None:
+    x, y = rand((4, 6), torch.float32), rand((6,), torch.float32)
+    out = torch.full((4, 6), float("nan"), dtype=torch.float64)
+    assert F.add(x, y, out=out) is out
+    torch.testing.assert_close(out, (x + y).double())
+    with pytest.raises(RuntimeError, match="can't be cast"):
+        F.mul(x, y, out=torch.empty(4, 6, dtype=torch.int32))
+    flags = torch.empty(4, 6)
+    same(F.lt(x, y, out=flags), torch.lt(x, y, out=torch.empty(4, 6)))
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_binary_gradients(name: str) -> None:
+    x = rand((4, 5), torch.float64, 0.5, 3).requires_grad_()
+    y = rand((5,), torch.float64, 0.5, 3).requires_grad_()
+    check_gradients(getattr(F, name), (x, y))
+    check_gradients(lambda a: getattr(F, name)(a, 2.5), (x,), second=True)
+    check_gradients(lambda a: getattr(F, name)(2.5, a), (x,), second=True)
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_unary_gradients(name: str) -> None:
+    check_gradients(getattr(F, name), (rand((4, 5), torch.float64, 0.5, 3).requires_grad_(),))
+
+
+def test_rounded_division_has_zero_gradient() -> None:
+    x = rand((4, 5), torch.float64, 0.5, 3).requires_grad_()
+    (g,) = torch.autograd.grad(F.div(x, 2.0, rounding_mode="floor").sum(), x)
+    assert torch.equal(g, torch.zeros_like(x))
+
+
+def test_pow_gradients_at_zero() -> None:
+    x = torch.tensor([0.0, 0.0, 0.0, 2.0], dtype=torch.float64, requires_grad=True)
+    e = torch.tensor([0.0, 1.0, 2.0, 0.0], dtype=torch.float64, requires_grad=True)
+    ours = torch.autograd.grad(F.pow(x, e).sum(), (x, e))
+    theirs = torch.autograd.grad(torch.pow(x, e).sum(), (x, e))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", ("add", "sub", "mul", "div"))
+def test_in_place_gradients(name: str) -> None:
+    def f(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        z = x * 1.0
+        getattr(F, name + "_")(z, y)
+        return z * z
+
+    x = rand((4, 5), torch.float64, 0.5, 3).requires_grad_()
+    y = rand((5,), torch.float64, 0.5, 3).requires_grad_()
+    check_gradients(f, (x, y))
+
+
+def test_gradients_keep_the_dtype_of_each_input() -> None:
+    x = rand((4,), torch.bfloat16).requires_grad_()
+    y = rand((3, 4), torch.float32).requires_grad_()
+    F.mul(x, y).sum().backward()
+    assert x.grad.dtype == torch.bfloat16 and y.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", (*BINARY, *COMPARISONS))
+def test_binary_registration(name: str) -> None:
+    x, y = rand((3, 4), torch.float32, 1, 2), rand((4,), torch.float32, 1, 2)
+    op = getattr(torch.ops.fastgrad, name)
+    check_op(op.default, (x, y))
+    check_op(op.default, (x.requires_grad_(), y.requires_grad_()))
+    out = torch.empty(3, 4, dtype=torch.bool if name in COMPARISONS else torch.float32)
+    check_op(op.out, (x.detach(), y.detach()), {"out": out})
+
+
+@pytest.mark.parametrize("name", ("add_", "sub_", "mul_", "div_", "div_floor_", "div_trunc_"))
+def test_in_place_registration(name: str) -> None:
+    op = getattr(torch.ops.fastgrad, name)
+    check_op(op.default, (rand((3, 4), torch.float32, 1, 2), rand((4,), torch.float32, 1, 2)))
+
+
+@pytest.mark.parametrize("name", (*UNARY, "abs_backward", "sqrt_backward"))
+def test_unary_registration(name: str) -> None:
+    x = rand((3, 4), torch.float32, 1, 2)
+    op = getattr(torch.ops.fastgrad, name)
+    args = (x, x + 1) if "backward" in name else (x,)
+    check_op(op.default, args)
+    check_op(op.default, tuple(a.clone().requires_grad_() for a in args))
+
+
+def test_compiles() -> None:
+    def f(x: torch.Tensor, y: torch.Tensor) -> Any:
+        a = F.add(x, y, alpha=2)
+        b = F.div(F.mul(a, 2.5), F.sub(7, y))
+        F.add_(b, 1)
+        F.mul_(b, y)
+        c = F.pow(F.abs(b), 1.5)
+        return c, F.div(c, 2, rounding_mode="floor"), F.lt(x, 0.5), F.log(F.exp(F.neg(F.sqrt(F.abs(x)))))
+
+    x, y = rand((3, 4), torch.float32, 0.5, 2), rand((4,), torch.float32, 0.5, 2)
+    check_compiles(f, (x.requires_grad_(), y.requires_grad_()))
+    check_compiles(f, (x[0, 0].detach().requires_grad_(), y[0].detach().requires_grad_()))
+    check_compiles(lambda x, y: f(x, y)[0], (x.bfloat16().detach(), y.bfloat16().detach()))
+
+
+def test_reproducible() -> None:
+    x, y = rand((small(301, 11), 333), torch.float32), rand((333,), torch.float64)
+    check_reproducible(lambda: (F.mul(x, y), F.pow(F.abs(x), y.float()), F.add(x.t(), 1.5)))
+
+
+@settings(deadline=None, max_examples=small(60, 10))
+@given(
+    st.lists(st.integers(0, 4), min_size=0, max_size=5),
+    st.lists(st.booleans(), min_size=5, max_size=5),
+    st.lists(st.booleans(), min_size=5, max_size=5),
+    st.integers(0, 5),
+    st.permutations(range(5)),
+)
+def test_broadcasting(shape: list[int], ones_a: list[bool], ones_b: list[bool], drop: int, order: list[int]) -> None:
+    """Any two broadcastable, permuted shapes give torch's values and strides."""
+    a = rand([1 if one else n for n, one in zip(shape, ones_a, strict=False)], torch.float32)
+    b = rand([1 if one else n for n, one in zip(shape, ones_b, strict=False)][min(drop, len(shape)) :], torch.float32)
+    order = [d for d in order if d < a.dim()]
+    a = a.permute(order).contiguous().permute([order.index(d) for d in range(a.dim())])
+    same(F.mul(a, b), torch.mul(a, b), (a.shape, b.shape))
+    same(F.ge(b, a), torch.ge(b, a), (a.shape, b.shape))
+
+
+def test_bad_arguments() -> None:
+    x = torch.ones(3)
+    with pytest.raises(RuntimeError, match=r"size of tensor a \(3\) must match the size of tensor b \(4\)"):
+        F.add(x, torch.ones(4))
+    with pytest.raises(TypeError, match="argument 'other'"):
+        F.mul(x, "2")
+    with pytest.raises(RuntimeError, match="bool"):
+        F.sub(x > 0, x > 0)
+    with pytest.raises(RuntimeError, match="bool"):
+        F.neg(x > 0)
+    with pytest.raises(RuntimeError, match="device"):
+        F.add(x, torch.ones(3, device="meta"))
+
+
+def test_more_than_two_to_the_31_elements() -> None:
+    # An expanded tensor of 2^31 + 5 elements; the result is one byte an element.
+    n = small(2**31 + 5, 2**12 + 5)
+    x = torch.tensor([3], dtype=torch.int8).expand(n)
+    y = F.eq(x, 3)
+    assert y.shape == (n,) and bool(y[0]) and bool(y[-1]) and bool(y[n // 2])
