@@ -152,6 +152,18 @@ struct Divider {
   __device__ __forceinline__ unsigned divide(unsigned n) const { return (__umulhi(n, multiplier) + n) >> shift; }
 };
 
+// The same for numbers below 2^62.
+struct WideDivider {
+  uint64_t divisor = 1, multiplier = 1;
+  unsigned shift = 0;
+  WideDivider() = default;
+  explicit WideDivider(int64_t d) : divisor(uint64_t(d)) {
+    while ((uint64_t(1) << shift) < divisor) ++shift;
+    multiplier = uint64_t(((__uint128_t(1) << 64) * ((uint64_t(1) << shift) - divisor)) / divisor + 1);
+  }
+  __device__ __forceinline__ uint64_t divide(uint64_t n) const { return (__umul64hi(n, multiplier) + n) >> shift; }
+};
+
 template <class Formula>
 Formula make_formula(const Number* parameter) {
   if constexpr (std::is_constructible_v<Formula, const Number*>) return Formula(parameter);
