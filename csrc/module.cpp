@@ -9,6 +9,10 @@ PYBIND11_MODULE(_C, m) {
 
   bindings::bind_activations(m);
   bindings::bind_arithmetic(m);
+  bindings::bind_matmul(m);
+  bindings::bind_softmax(m);
+  bindings::bind_bce(m);
+  bindings::bind_regression_losses(m);
 
   m.def("backends", &ops::list_backends);
   m.def("active_backend", &ops::active_backend);

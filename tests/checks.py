@@ -120,11 +120,13 @@ def check_gradients(f: Callable[..., Any], inputs: Sequence[Any], second: bool =
         out = out if isinstance(out, torch.Tensor) else next(o for o in out if o.is_floating_point())
         grad = torch.ones((), dtype=out.dtype).expand(out.shape)
         if weights == "transposed":
-            grad = torch.randn(tuple(reversed(out.shape)), dtype=out.dtype).permute(*reversed(range(out.dim())))
+            grad = torch.randn(tuple(reversed(out.shape)), dtype=out.dtype).permute(tuple(reversed(range(out.dim()))))
         ours = torch.autograd.grad(out, [inputs[i] for i in tensors], grad, retain_graph=True, allow_unused=True)
         dense = torch.autograd.grad(out, [inputs[i] for i in tensors], grad.contiguous(), allow_unused=True)
         for a, b in zip(ours, dense, strict=True):
-            assert (a is None and b is None) or torch.equal(a, b), f"{weights} gradient"
+            assert (a is None) == (b is None), f"{weights} gradient"
+            if a is not None:  # a layout may change the order of a sum
+                torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12, msg=f"{weights} gradient")
 
 
 def check_op(op: Any, args: Sequence[Any], kwargs: dict[str, Any] | None = None) -> None:

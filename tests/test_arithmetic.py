@@ -27,7 +27,7 @@ import fastgrad.functional as F
 BINARY = ("add", "sub", "mul", "div", "pow")
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 UNARY = ("neg", "abs", "sqrt", "exp", "log")
-ULPS = {"exp": 1.5, "log": 1.5, "pow": 1.0}
+ULPS = {"exp": 1.5, "log": 1.5, "pow": 1.5}
 ALL = (*FLOATS, *INTEGERS, torch.int16, torch.int8, torch.bool)
 
 
@@ -59,10 +59,18 @@ def test_every_pair_of_dtypes(name: str) -> None:
         if isinstance(t, type) or isinstance(r, type):
             assert r is t, (name, a, b, r, t)
         elif r.is_floating_point():
-            exact = getattr(torch, name)(x.double(), y.double())
+            exact = _binary_reference(name, x, y)
             assert_accurate(r, t, exact, ULPS.get(name, 0.5), what=(name, a, b))
         else:
             same(r, t, (name, a, b))
+
+
+def _binary_reference(name: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    import numpy as np
+
+    function = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "pow": np.power}[name]
+    a, b = (t.double().numpy().astype(np.longdouble) for t in (x, y))
+    return torch.from_numpy(np.asarray(function(a, b), dtype=np.float64))
 
 
 @pytest.mark.parametrize("name", (*BINARY, *COMPARISONS))

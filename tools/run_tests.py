@@ -1,9 +1,11 @@
 """Runs the Python suite on the installed fastgrad, once per backend of this machine, and prints each outcome.
 
-Arguments are passed to pytest. FASTGRAD_TEST_BACKENDS="avx2 emulated" restricts the backends.
+Arguments are passed to pytest. Every backend gets the same seed, which is printed: --seed N repeats a run.
+FASTGRAD_TEST_BACKENDS="avx2 emulated" restricts the backends.
 """
 
 import os
+import random
 import subprocess
 import sys
 import time
@@ -33,11 +35,14 @@ def main() -> int:
 
     os.environ.pop("PYTHONPATH", None)
     backends = os.environ.get("FASTGRAD_TEST_BACKENDS", "").split() or fastgrad.backends()
+    arguments = sys.argv[1:]
+    if not any(argument.startswith("--seed") for argument in arguments):
+        arguments += ["--seed", str(random.randrange(2**31))]
     outcomes = []
     for backend in backends:
-        print(f"\n=== {backend}: {fastgrad.__path__[0]}", flush=True)
+        print(f"\n=== {backend}: {fastgrad.__path__[0]}, pytest {' '.join(arguments)}", flush=True)
         start = time.monotonic()
-        status, closing = run(backend, sys.argv[1:])
+        status, closing = run(backend, arguments)
         outcomes.append((backend, status, closing, time.monotonic() - start))
     print()
     for backend, status, closing, _ in outcomes:

@@ -3,6 +3,7 @@
 // The functions defined here carry no docstring and no checks of their own; fastgrad/functional attaches the docstring,
 // and csrc/ops checks. Also the precompiled header of this folder.
 #pragma once
+#include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 #include <torch/csrc/utils/python_numbers.h>
@@ -38,7 +39,24 @@ class WithoutGil {
   PyThreadState* state_;
 };
 
+// Runs f without the GIL, and makes Python warnings of torch's: an out= that is resized.
+template <class F>
+void without_gil_warning(const F& f) {
+  torch::PyWarningHandler warnings;
+  try {
+    const WithoutGil no_gil;
+    f();
+  } catch (...) {
+    warnings.set_in_exception();
+    throw;
+  }
+}
+
 void bind_activations(py::module_& m);
 void bind_arithmetic(py::module_& m);
+void bind_matmul(py::module_& m);
+void bind_softmax(py::module_& m);
+void bind_bce(py::module_& m);
+void bind_regression_losses(py::module_& m);
 
 }  // namespace fastgrad::bindings

@@ -24,10 +24,12 @@ constexpr int64_t size_of(Dtype d) {
 
 using Stream = void*;  // a cudaStream_t; null on the CPU
 using Status = int;    // a cudaError_t; 0 is success
-constexpr Status kSuccess = 0, kUnsupported = 801;  // cudaErrorNotSupported
+constexpr Status kSuccess = 0, kOutOfMemory = 2, kUnsupported = 801;  // as in cudaError_t
 
 constexpr int kMaxDims = 16;     // after coalescing
 constexpr int kMaxOperands = 8;  // of an elementwise kernel: outputs first, then inputs
+constexpr int kRowOperands = 7;  // of a row kernel
+constexpr int kMaxInputs = 4;    // of a reduction
 
 // A scalar argument, kept exactly in both arithmetics; a formula takes the one of its value type.
 struct Number {
@@ -50,7 +52,7 @@ struct MapArgs {
   int64_t numel;
   int outputs, operands;
   Operand operand[kMaxOperands];
-  Dtype compute;  // the arithmetic: f32, f64, i32 or i64
+  Dtype compute;  // the arithmetic: f32 (for 16-bit floats too), f64, or an integer dtype (u8 for bool)
   Number parameter[2];
   Stream stream;
 };
@@ -66,7 +68,7 @@ struct ReduceArgs {
     Dtype dtype;
     int64_t kept_strides[kMaxDims], reduced_strides[kMaxDims];
     Number immediate;  // used when data is null
-  } in[3];
+  } in[kMaxInputs];
   int inputs;
   struct Output {
     void* data;
@@ -82,7 +84,19 @@ struct ReduceArgs {
 constexpr int64_t kWorkspaceBytes = 1 << 20;
 
 // Independent rows of n elements. Operand strides: element_stride along the row, row_strides over row_shape.
-// Which operand is which is written beside each kernel.
+// Rows are numbered with dimension 0 of row_shape running fastest. Which operand is which:
+//   softmax, log_softmax                        x | y
+//   softmax_backward, log_softmax_backward      gradient, y | gradient of x
+//   cross_entropy            logits, target, weight | loss, stats, total weight
+//   cross_entropy_backward   logits, target, weight, gradient, stats, total weight | gradient of the logits
+//   nll_loss                 log probabilities, target, weight | loss, (none), total weight
+//   nll_loss_backward        (none), target, weight, gradient, (none), total weight | gradient of the log probabilities
+// Of the losses: target is one class index a row (i64 or u8), or with kProbabilities a row of n probabilities; weight
+// (optional) is a row of n with row strides 0; loss and its gradient are one element a row, or a single one when
+// reduced; stats are per row the maximum, log(sum(exp(x - maximum))) and, with kProbabilities, the sum of the weighted
+// probabilities, in the compute dtype; total weight is the divisor of the mean, a single element of that dtype.
+// parameter[0] is ignore_index, parameter[1] label_smoothing.
+enum RowsFlags { kReduceMean = 1, kReduceSum = 2, kProbabilities = 4 };
 struct RowsArgs {
   int ndim;  // of the row index space, at least 1
   int64_t row_shape[kMaxDims];
@@ -92,11 +106,12 @@ struct RowsArgs {
     Dtype dtype;
     int64_t row_strides[kMaxDims];
     int64_t element_stride;
-  } operand[6];
+  } operand[kRowOperands];
   Dtype compute;  // f32 or f64
   Number parameter[3];
-  int flags;
-  void* workspace;  // as in ReduceArgs
+  int flags;         // of RowsFlags
+  void* workspace;   // as in ReduceArgs
+  int64_t* bad_row;  // CPU: receives the first row whose class index is out of bounds, or -1. CUDA: null; NaN instead
   Stream stream;
 };
 
@@ -150,7 +165,43 @@ struct GemmArgs {
   KERNEL(abs_backward, MapArgs)          \
   KERNEL(sqrt_backward, MapArgs)         \
   KERNEL(copy, MapArgs)                  \
-  KERNEL(gemm, GemmArgs)
+  KERNEL(gemm, GemmArgs)                 \
+  KERNEL(softmax, RowsArgs)              \
+  KERNEL(softmax_backward, RowsArgs)     \
+  KERNEL(log_softmax, RowsArgs)          \
+  KERNEL(log_softmax_backward, RowsArgs)
+  KERNEL(mse_loss, MapArgs)              \
+  KERNEL(mse_loss_sum, ReduceArgs)       \
+  KERNEL(mse_loss_backward, MapArgs)     \
+  KERNEL(l1_loss, MapArgs)               \
+  KERNEL(l1_loss_sum, ReduceArgs)        \
+  KERNEL(l1_loss_backward, MapArgs)      \
+  KERNEL(smooth_l1_loss, MapArgs)        \
+  KERNEL(smooth_l1_loss_sum, ReduceArgs) \
+  KERNEL(smooth_l1_loss_backward, MapArgs) \
+  KERNEL(binary_cross_entropy, MapArgs)  \
+  KERNEL(binary_cross_entropy_sum, ReduceArgs) \
+  KERNEL(binary_cross_entropy_backward, MapArgs) \
+  KERNEL(binary_cross_entropy_target_backward, MapArgs) \
+  KERNEL(count_outside_unit_interval, ReduceArgs) \
+  KERNEL(count_nan, ReduceArgs)          \
+  KERNEL(binary_cross_entropy_with_logits, MapArgs) \
+  KERNEL(binary_cross_entropy_with_logits_sum, ReduceArgs) \
+  KERNEL(binary_cross_entropy_with_logits_backward, MapArgs) \
+  KERNEL(binary_cross_entropy_with_logits_target_backward, MapArgs) \
+  KERNEL(gemm, GemmArgs)                 \
+  KERNEL(sum, ReduceArgs)                \
+  KERNEL(mean, ReduceArgs)               \
+  KERNEL(prod, ReduceArgs)               \
+  KERNEL(amax, ReduceArgs)               \
+  KERNEL(amin, ReduceArgs)               \
+  KERNEL(max_with_index, ReduceArgs)     \
+  KERNEL(min_with_index, ReduceArgs)     \
+  KERNEL(argmax, ReduceArgs)             \
+  KERNEL(argmin, ReduceArgs)             \
+  KERNEL(var_mean, ReduceArgs)           \
+  KERNEL(std_mean, ReduceArgs)           \
+  KERNEL(logsumexp, ReduceArgs)
 // clang-format on
 
 struct Backend {

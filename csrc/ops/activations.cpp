@@ -3,7 +3,6 @@
 #include "ops.h"
 
 namespace fastgrad::ops {
-namespace {
 
 Tensor relu_backward(const Tensor& grad, const Tensor& y) {
   static const auto op = handle<Tensor(const Tensor&, const Tensor&)>("relu_backward");
@@ -17,6 +16,8 @@ Tensor tanh_backward(const Tensor& grad, const Tensor& y) {
   static const auto op = handle<Tensor(const Tensor&, const Tensor&)>("tanh_backward");
   return op.call(grad, y);
 }
+
+namespace {
 
 void refuse_bool(const Tensor& self, const Tensor&, at::ScalarType) {
   TORCH_CHECK(self.scalar_type() != at::kBool, "Boolean inputs not supported for relu");

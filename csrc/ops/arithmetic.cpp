@@ -54,6 +54,10 @@ Tensor log(const Tensor& self) {
   static const auto op = handle<Unary>("log");
   return op.call(self);
 }
+Tensor exp(const Tensor& self) {
+  static const auto op = handle<Unary>("exp");
+  return op.call(self);
+}
 Tensor affine(const at::Scalar& a, const at::Scalar& b, const Tensor& x) { return add(constant(a, x), x, b); }
 
 namespace {

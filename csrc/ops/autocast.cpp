@@ -70,5 +70,8 @@ void define_autocast(torch::Library& m, const char* name, Autocast cuda, Autocas
   implement<c10::DispatchKey::AutocastCUDA>(m, name, cuda);
   implement<c10::DispatchKey::AutocastCPU>(m, name, cpu);
 }
+void define_cpu_autocast(torch::Library& m, const char* name, Autocast cpu) {
+  implement<c10::DispatchKey::AutocastCPU>(m, name, cpu);
+}
 
 }  // namespace fastgrad::ops

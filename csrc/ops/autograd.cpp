@@ -73,13 +73,13 @@ bool needs_recording(const char* op, at::TensorList inputs) {
 }
 
 Gradients record(at::TensorList inputs, BackwardFunction backward, c10::function_ref<Step()> forward) {
-  Gradients defined;
   int64_t present = int64_t(1) << inputs.size();  // a bit an input, and one that marks their number
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    if (!inputs[i].defined()) continue;
-    present |= int64_t(1) << i;
-    defined.push_back(inputs[i]);
-  }
+  for (size_t i = 0; i < inputs.size(); ++i)
+    if (inputs[i].defined()) present |= int64_t(1) << i;
+  if (present == (int64_t(2) << inputs.size()) - 1) return Recorded::apply(inputs, present, backward, forward);
+  Gradients defined;
+  for (const at::Tensor& t : inputs)
+    if (t.defined()) defined.push_back(t);
   return Recorded::apply(at::TensorList(defined), present, backward, forward);
 }
 

@@ -69,5 +69,6 @@ void implement(torch::Library& m, const std::string& name, K kernel, A autograd)
 enum class Autocast { lower_precision, fp32, fp32_set_dtype, promote };
 void define_autocast(torch::Library& m, const char* name, Autocast cuda);                // CUDA only
 void define_autocast(torch::Library& m, const char* name, Autocast cuda, Autocast cpu);  // both
+void define_cpu_autocast(torch::Library& m, const char* name, Autocast cpu);
 
 }  // namespace fastgrad::ops

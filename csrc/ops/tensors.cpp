@@ -28,8 +28,8 @@ Dtype compute_dtype(at::ScalarType type) {
     case Dtype::f32:
     case Dtype::bf16:
     case Dtype::f16: return Dtype::f32;
-    case Dtype::i64: return Dtype::i64;
-    default: return Dtype::i32;
+    case Dtype::b8: return Dtype::u8;
+    default: return dtype_of(type);
   }
 }
 

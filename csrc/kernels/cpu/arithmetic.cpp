@@ -1,8 +1,25 @@
 #include "../math/arithmetic.h"
 
+#include "convert.h"
 #include "map.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+namespace {
+
+// Whether an operand is one value, broadcast over everything.
+bool constant_operand(const MapArgs& a, int k, double* value) {
+  const Operand& o = a.operand[k];
+  if (!o.data) {
+    *value = o.immediate.real;
+    return true;
+  }
+  for (int d = 0; d < a.ndim; ++d)
+    if (a.shape[d] != 1 && o.strides[d] != 0) return false;
+  load_run(o.dtype, value, static_cast<const char*>(o.data), 0, 1);
+  return true;
+}
+
+}  // namespace
 
 Status add(const MapArgs& a) { return map_with_integers<2, math::Add>(a); }
 Status sub(const MapArgs& a) { return map_with_integers<2, math::Sub>(a); }
@@ -10,7 +27,20 @@ Status mul(const MapArgs& a) { return map_with_integers<2, math::Mul>(a); }
 Status div(const MapArgs& a) { return map<2, math::Div>(a); }
 Status div_floor(const MapArgs& a) { return map_with_integers<2, math::DivFloor>(a); }
 Status div_trunc(const MapArgs& a) { return map_with_integers<2, math::DivTrunc>(a); }
-Status pow(const MapArgs& a) { return map_with_integers<2, math::Pow>(a); }
+Status pow(const MapArgs& a) {
+  using math::Exponent;
+  using math::PowConstant;
+  if (double e; constant_operand(a, 2, &e)) {
+    if (e == 2) return map_with_integers<2, PowConstant<Exponent::two>>(a);
+    if (e == 3) return map_with_integers<2, PowConstant<Exponent::three>>(a);
+    const bool floating = a.compute == Dtype::f32 || a.compute == Dtype::f64;
+    if (floating && e == -1) return map<2, PowConstant<Exponent::minus_one>>(a);
+    if (floating && e == -2) return map<2, PowConstant<Exponent::minus_two>>(a);
+    if (floating && e == 0.5) return map<2, PowConstant<Exponent::half>>(a);
+    if (floating && e == -0.5) return map<2, PowConstant<Exponent::minus_half>>(a);
+  }
+  return map_with_integers<2, math::Pow>(a);
+}
 
 Status eq(const MapArgs& a) { return map_with_integers<2, math::Eq>(a); }
 Status ne(const MapArgs& a) { return map_with_integers<2, math::Ne>(a); }

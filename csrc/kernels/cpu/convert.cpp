@@ -6,7 +6,7 @@ namespace {
 
 // The loops of contiguous runs of 16-bit floats, where the ISA converts registers at once.
 template <class T, class S>
-FASTGRAD_INLINE void load_contiguous(T* to, const S* from, int64_t n) {
+FASTGRAD_INLINE void load_contiguous(T* __restrict to, const S* __restrict from, int64_t n) {
   int64_t i = 0;
 #if defined(__AVX512F__)
   if constexpr (std::is_same_v<S, f16> && std::is_same_v<T, float>)
@@ -20,7 +20,7 @@ FASTGRAD_INLINE void load_contiguous(T* to, const S* from, int64_t n) {
   for (; i < n; ++i) to[i] = T(from[i]);
 }
 template <class T, class S>
-FASTGRAD_INLINE void store_contiguous(const T* from, S* to, int64_t n) {
+FASTGRAD_INLINE void store_contiguous(const T* __restrict from, S* __restrict to, int64_t n) {
   int64_t i = 0;
 #if defined(__AVX512F__)
   if constexpr (std::is_same_v<S, f16> && std::is_same_v<T, float>)
@@ -35,7 +35,7 @@ FASTGRAD_INLINE void store_contiguous(const T* from, S* to, int64_t n) {
 }
 
 template <class T, class S>
-void load_typed(T* to, const char* from, int64_t stride, int64_t n) {
+void load_typed(T* __restrict to, const char* __restrict from, int64_t stride, int64_t n) {
   if (stride == sizeof(S)) return load_contiguous(to, reinterpret_cast<const S*>(from), n);
   if (stride == 0) {
     const T x = T(*reinterpret_cast<const S*>(from));
@@ -45,7 +45,7 @@ void load_typed(T* to, const char* from, int64_t stride, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] = T(*reinterpret_cast<const S*>(from + i * stride));
 }
 template <class T, class S>
-void store_typed(const T* from, char* to, int64_t stride, int64_t n) {
+void store_typed(const T* __restrict from, char* __restrict to, int64_t stride, int64_t n) {
   if (stride == sizeof(S)) return store_contiguous(from, reinterpret_cast<S*>(to), n);
   for (int64_t i = 0; i < n; ++i) *reinterpret_cast<S*>(to + i * stride) = S(from[i]);
 }
@@ -88,7 +88,10 @@ void store_run(Dtype dtype, const T* from, char* to, int64_t stride, int64_t n) 
   template void store_run<T>(Dtype, const T*, char*, int64_t, int64_t);
 FASTGRAD_INSTANTIATE(float)
 FASTGRAD_INSTANTIATE(double)
-FASTGRAD_INSTANTIATE(int32_t)
 FASTGRAD_INSTANTIATE(int64_t)
+FASTGRAD_INSTANTIATE(int32_t)
+FASTGRAD_INSTANTIATE(int16_t)
+FASTGRAD_INSTANTIATE(int8_t)
+FASTGRAD_INSTANTIATE(uint8_t)
 
 }  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

@@ -1,4 +1,4 @@
-// Runs of elements from and to their compute type (float, double, int32 or int64).
+// Runs of elements from and to their compute type (float, double or an integer type).
 //
 // load_run and store_run dispatch on the dtype once a run; the loops behind them (convert.cpp) are plain, so that the
 // compiler vectorizes them. Floating-point stores round to nearest even.
@@ -10,6 +10,7 @@
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
 // to[i] = T(*(S*)(from + i * stride)), strides in bytes, S named by `dtype`.
+// The two runs do not overlap.
 template <class T>
 void load_run(Dtype dtype, T* to, const char* from, int64_t stride, int64_t n);
 template <class T>
@@ -18,8 +19,11 @@ void store_run(Dtype dtype, const T* from, char* to, int64_t stride, int64_t n);
 template <class T>
 constexpr Dtype dtype_of = std::is_same_v<T, float>     ? Dtype::f32
                            : std::is_same_v<T, double>  ? Dtype::f64
+                           : std::is_same_v<T, int64_t> ? Dtype::i64
                            : std::is_same_v<T, int32_t> ? Dtype::i32
-                                                        : Dtype::i64;
+                           : std::is_same_v<T, int16_t> ? Dtype::i16
+                           : std::is_same_v<T, int8_t>  ? Dtype::i8
+                                                        : Dtype::u8;
 
 struct bf16 {
   uint16_t bits;

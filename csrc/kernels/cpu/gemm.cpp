@@ -1,8 +1,9 @@
 // c = activation(a @ b + bias), batched: the loops around the register tile of gemm.h.
 //
 // Layout: columns of C in blocks of NC, k in blocks of KC, rows in blocks of MC; the block of B (KC x NC) and of A
-// (MC x KC) are packed in panels, from any strides and any floating-point dtype. An operand that would be read only
-// once or twice from its pack is used in place. Heights of panels are evened out, so that no tile is nearly empty.
+// (MC x KC) are packed in panels, from any strides and any floating-point dtype. An operand of the type of the
+// arithmetic is used in place instead where that is as good: the tile kernel takes strides. Heights of panels are
+// evened out, so that no tile is nearly empty.
 //
 // Numerics: float16 and bfloat16 are widened while packing, summed in float32, rounded once. Blocks of k depend on k
 // alone, and are added in ascending order.
@@ -23,8 +24,10 @@
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
-constexpr int64_t kGrain = 1 << 18;        // multiply-adds worth a piece of parallel work
-constexpr int64_t kWideRows = 1120;        // rows of float32 sums kept for a 16-bit C
+constexpr int64_t kGrain = 1 << 18;  // multiply-adds worth a piece of parallel work
+constexpr int64_t kWideRows = 1120;  // rows of float32 sums kept for a 16-bit C
+constexpr int64_t kFewRows = 280;    // of A, for which B is not worth packing
+constexpr int64_t kNear = 2048;      // bytes; rows further apart may compete for the same lines of L1
 constexpr int64_t kHugePage = 1 << 21;
 
 template <class T>
@@ -72,9 +75,14 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
   const int64_t kc_most = even_block(g.k, B::KC, 4), blocks_k = ceil_div(g.k, kc_most);
   const int64_t nc_most = even_block(n1 - n0, B::NC, NR), mc_most = even_block(m1 - m0, B::MC, MR);
   const bool wide_sums = !same && blocks_k > 1;
-  const bool b_in_place = same && g.b.col == 1 && (m1 - m0 <= 2 * MR);
-  const bool a_in_place = same && (n1 - n0 <= NR);
+  const bool b_in_place = same && g.b.col == 1 && m1 - m0 <= kFewRows;
+  // Packing A pays once its elements are far apart or are read for very many columns.
+  const int64_t in_place_columns = g.a.col == 1 ? 64 * NR : g.a.row == 1 ? 8 * NR : NR;
+  const bool a_in_place = same && n1 - n0 <= in_place_columns;
   const bool strided = a_in_place && g.a.row != 1;
+  const int64_t stride = g.a.row * int64_t(sizeof(T));
+  // Rows a multiple of 1 KiB apart fall into few sets of L1, whose 8 ways 7 rows and B just fit.
+  const int64_t height = strided && stride > kNear && (stride & -stride) > kNear / 4 ? std::min<int64_t>(MR, 7) : MR;
 
   T* const packed_b = buffer_b.reserve<T>(kc_most * (b_in_place ? NR : nc_most) + W);
   T* const packed_a = a_in_place ? nullptr : buffer_a.reserve<T>(mc_most * kc_most + W);
@@ -97,7 +105,7 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
       for (int64_t ic = m0; ic < m1; ic += mc_most) {
         const int64_t mc = std::min(mc_most, m1 - ic);
         const Matrix<S> a = g.a.at(ic, pc);
-        const Panels panels(mc, MR);
+        const Panels panels(mc, height);
         if (!a_in_place)
           for (int64_t p = 0; p < panels.count; ++p)
             pack_panel(a.at(panels.begin(p), 0).data, a.row, a.col, panels.size(p), panels.size(p), kc,
@@ -165,12 +173,35 @@ void product_range(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
 template <class T, class S>
 void batched(const GemmArgs& args) {
   constexpr int64_t size = sizeof(S), NR = Blocking<T>::NV * Vec<T>::size;
-  const auto strides = [](int64_t bytes) { return bytes / size; };
-  Product<S> product{args.m, args.n, args.k,
-                     {static_cast<const S*>(args.a), strides(args.a_row), strides(args.a_col)},
-                     {static_cast<const S*>(args.b), strides(args.b_row), strides(args.b_col)},
-                     static_cast<S*>(args.c), strides(args.c_row),
-                     static_cast<const S*>(args.bias), strides(args.bias_stride), args.activation};
+  const auto in_elements = [](int64_t bytes) { return bytes / size; };
+  const auto item = [&](int64_t index) {
+    Product<S> g{args.m,
+                 args.n,
+                 args.k,
+                 {static_cast<const S*>(args.a), in_elements(args.a_row), in_elements(args.a_col)},
+                 {static_cast<const S*>(args.b), in_elements(args.b_row), in_elements(args.b_col)},
+                 static_cast<S*>(args.c),
+                 in_elements(args.c_row),
+                 static_cast<const S*>(args.bias),
+                 in_elements(args.bias_stride),
+                 args.activation};
+    for (int d = 0; d < args.batch_dims; ++d) {
+      const int64_t at = index % args.batch_shape[d];
+      index /= args.batch_shape[d];
+      g.a.data += at * in_elements(args.a_batch[d]);
+      g.b.data += at * in_elements(args.b_batch[d]);
+      g.c += at * in_elements(args.c_batch[d]);
+    }
+    return g;
+  };
+  if (is_skinny<T>(item(0))) {
+    // A single product, or each thread's share of the batch; a nested parallel_for runs in place.
+    const int64_t grain = std::max<int64_t>(1, kGrain / (args.m * args.n * args.k));
+    return parallel_for(0, args.batches, grain, [&](int64_t begin, int64_t end) {
+      for (; begin < end; ++begin) product_skinny<T>(item(begin));
+    });
+  }
+
   const bool by_rows = args.k == 0 || args.m >= args.n;
   const int64_t panel = by_rows ? Blocking<T>::MR : NR, extent = by_rows ? args.m : args.n;
   const int64_t panels = ceil_div(extent, panel);
@@ -178,18 +209,12 @@ void batched(const GemmArgs& args) {
   parallel_for(0, args.batches * panels, std::max<int64_t>(1, kGrain / cost), [&](int64_t begin, int64_t end) {
     while (begin < end) {
       const int64_t first = begin % panels, count = std::min(panels - first, end - begin);
-      Product<S> g = product;
-      int64_t index = begin / panels;
-      for (int d = 0; d < args.batch_dims; ++d) {
-        const int64_t at = index % args.batch_shape[d];
-        index /= args.batch_shape[d];
-        g.a.data += at * strides(args.a_batch[d]);
-        g.b.data += at * strides(args.b_batch[d]);
-        g.c += at * strides(args.c_batch[d]);
-      }
+      const Product<S> g = item(begin / panels);
       const int64_t from = first * panel, to = std::min(extent, (first + count) * panel);
-      if (by_rows) product_range<T>(g, from, to, 0, g.n);
-      else product_range<T>(g, 0, g.m, from, to);
+      if (by_rows)
+        product_range<T>(g, from, to, 0, g.n);
+      else
+        product_range<T>(g, 0, g.m, from, to);
       begin += count;
     }
   });
@@ -199,11 +224,20 @@ void batched(const GemmArgs& args) {
 
 Status gemm_float(const GemmArgs& args) {
   switch (args.dtype) {
-    case Dtype::f32: batched<float, float>(args); break;
-    case Dtype::f64: batched<double, double>(args); break;
-    case Dtype::bf16: batched<float, bf16>(args); break;
-    case Dtype::f16: batched<float, f16>(args); break;
-    default: return 1;
+    case Dtype::f32:
+      batched<float, float>(args);
+      break;
+    case Dtype::f64:
+      batched<double, double>(args);
+      break;
+    case Dtype::bf16:
+      batched<float, bf16>(args);
+      break;
+    case Dtype::f16:
+      batched<float, f16>(args);
+      break;
+    default:
+      return 1;
   }
   return 0;
 }

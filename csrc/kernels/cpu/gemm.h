@@ -23,17 +23,25 @@ struct Blocks {
 template <class T>
 struct Blocking;
 #if defined(__AVX512F__)  // 32 registers: 28 hold C
-template <> struct Blocking<float> : Blocks<14, 2, 14 * 16, 384, 2048> {};
-template <> struct Blocking<double> : Blocks<14, 2, 14 * 12, 256, 1536> {};
+template <>
+struct Blocking<float> : Blocks<14, 2, 14 * 16, 384, 2048> {};
+template <>
+struct Blocking<double> : Blocks<14, 2, 14 * 12, 256, 1536> {};
 #elif defined(__aarch64__)  // 32 registers
-template <> struct Blocking<float> : Blocks<8, 3, 8 * 16, 256, 1536> {};
-template <> struct Blocking<double> : Blocks<8, 3, 8 * 12, 256, 768> {};
-#elif defined(__AVX2__)  // 16 registers: 12 hold C
-template <> struct Blocking<float> : Blocks<6, 2, 6 * 32, 384, 2048> {};
-template <> struct Blocking<double> : Blocks<6, 2, 6 * 24, 256, 1536> {};
-#else  // 16 registers, and a product needs one of its own
-template <> struct Blocking<float> : Blocks<6, 2, 6 * 32, 384, 2048> {};
-template <> struct Blocking<double> : Blocks<6, 2, 6 * 24, 256, 1536> {};
+template <>
+struct Blocking<float> : Blocks<8, 3, 8 * 16, 256, 1536> {};
+template <>
+struct Blocking<double> : Blocks<8, 3, 8 * 12, 256, 768> {};
+#elif defined(__AVX2__)     // 16 registers: 12 hold C
+template <>
+struct Blocking<float> : Blocks<6, 2, 6 * 32, 384, 2048> {};
+template <>
+struct Blocking<double> : Blocks<6, 2, 6 * 24, 256, 1536> {};
+#else                       // 16 registers, and a product needs one of its own
+template <>
+struct Blocking<float> : Blocks<6, 2, 6 * 32, 384, 2048> {};
+template <>
+struct Blocking<double> : Blocks<6, 2, 6 * 24, 256, 1536> {};
 #endif
 
 // A matrix in memory; strides in elements.
@@ -114,6 +122,13 @@ struct TileKernels {
   }
   constexpr TileKernels() { fill_widths(std::make_index_sequence<B::NV>()); }
 };
+
+// Products with a vector, or with very few rows, in gemv.cpp: whether shape and layout are its business, and the
+// product.
+template <class T, class S>
+bool is_skinny(const Product<S>& product);
+template <class T, class S>
+void product_skinny(const Product<S>& product);
 
 // The driver, in gemm.cpp: every product of the batch, for a floating-point dtype.
 Status gemm_float(const GemmArgs& args);

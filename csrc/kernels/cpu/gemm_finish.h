@@ -49,10 +49,14 @@ using FinishTile = void (*)(int64_t rows, int64_t columns, const T* tile, int64_
 template <class T, class S>
 FinishTile<T, S> finish_for(Activation activation) {
   switch (activation) {
-    case Activation::relu: return &finish_tile<T, S, math::Relu>;
-    case Activation::sigmoid: return &finish_tile<T, S, math::Sigmoid>;
-    case Activation::tanh: return &finish_tile<T, S, math::Tanh>;
-    default: return &finish_tile<T, S, Identity>;
+    case Activation::relu:
+      return &finish_tile<T, S, math::Relu>;
+    case Activation::sigmoid:
+      return &finish_tile<T, S, math::Sigmoid>;
+    case Activation::tanh:
+      return &finish_tile<T, S, math::Tanh>;
+    default:
+      return &finish_tile<T, S, Identity>;
   }
 }
 

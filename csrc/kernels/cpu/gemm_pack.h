@@ -19,15 +19,17 @@ template <class T>
 FASTGRAD_INLINE Vec<T> load_first(const T* p, int64_t n) {
 #if defined(__AVX512F__)
   const unsigned mask = (1u << n) - 1;
-  if constexpr (sizeof(T) == 4) return Vec<T>(typename Vec<T>::R::Register(_mm512_maskz_loadu_ps(mask, p)));
-  else return Vec<T>(typename Vec<T>::R::Register(_mm512_maskz_loadu_pd(mask, p)));
+  if constexpr (sizeof(T) == 4)
+    return Vec<T>(typename Vec<T>::Register(_mm512_maskz_loadu_ps(mask, p)));
+  else
+    return Vec<T>(typename Vec<T>::Register(_mm512_maskz_loadu_pd(mask, p)));
 #elif defined(__AVX2__)
   if constexpr (sizeof(T) == 4) {
     const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(int(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-    return Vec<T>(typename Vec<T>::R::Register(_mm256_maskload_ps(p, mask)));
+    return Vec<T>(typename Vec<T>::Register(_mm256_maskload_ps(p, mask)));
   } else {
     const __m256i mask = _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
-    return Vec<T>(typename Vec<T>::R::Register(_mm256_maskload_pd(p, mask)));
+    return Vec<T>(typename Vec<T>::Register(_mm256_maskload_pd(p, mask)));
   }
 #else
   T lane[Vec<T>::size] = {};
@@ -40,15 +42,19 @@ template <class T>
 FASTGRAD_INLINE void store_first(Vec<T> v, T* p, int64_t n) {
 #if defined(__AVX512F__)
   const unsigned mask = (1u << n) - 1;
-  if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(p, mask, (__m512)v.v);
-  else _mm512_mask_storeu_pd(p, mask, (__m512d)v.v);
+  if constexpr (sizeof(T) == 4)
+    _mm512_mask_storeu_ps(p, mask, (__m512)v.v);
+  else
+    _mm512_mask_storeu_pd(p, mask, (__m512d)v.v);
 #else
   T lane[Vec<T>::size];
   v.store(lane);
   const T* from = lane;
   if (n == Vec<T>::size) return v.store(p);
-  if (n & 4) std::memcpy(p, from, 4 * sizeof(T)), p += 4, from += 4;
-  if (n & 2) std::memcpy(p, from, 2 * sizeof(T)), p += 2, from += 2;
+  if constexpr (Vec<T>::size > 4)
+    if (n & 4) std::memcpy(p, from, 4 * sizeof(T)), p += 4, from += 4;
+  if constexpr (Vec<T>::size > 2)
+    if (n & 2) std::memcpy(p, from, 2 * sizeof(T)), p += 2, from += 2;
   if (n & 1) *p = *from;
 #endif
 }
@@ -65,12 +71,13 @@ FASTGRAD_INLINE Vec<T> load_as(const S* p) {
   } else if constexpr (std::is_same_v<S, bf16>) {
     Halves half;
     std::memcpy(&half, p, sizeof half);
-    return V(typename V::R::Register(__builtin_convertvector(half, Words) << 16));
+    return V(typename V::Register(__builtin_convertvector(half, Words) << 16));
   } else {
 #if defined(__AVX512F__)
-    return V(typename V::R::Register(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))));
+    return V(
+        typename V::Register(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))));
 #elif defined(__F16C__)
-    return V(typename V::R::Register(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))));
+    return V(typename V::Register(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))));
 #else
     T lane[V::size];
     for (int i = 0; i < V::size; ++i) lane[i] = T(p[i]);

@@ -97,8 +97,11 @@ Status map_driver(const MapArgs& a, MapBlock block, const void* formula) {
     switch (a.compute) {
       case Dtype::f32: return map_range<float>(a, begin, end, block, formula);
       case Dtype::f64: return map_range<double>(a, begin, end, block, formula);
+      case Dtype::i64: return map_range<int64_t>(a, begin, end, block, formula);
       case Dtype::i32: return map_range<int32_t>(a, begin, end, block, formula);
-      default: return map_range<int64_t>(a, begin, end, block, formula);
+      case Dtype::i16: return map_range<int16_t>(a, begin, end, block, formula);
+      case Dtype::i8: return map_range<int8_t>(a, begin, end, block, formula);
+      default: return map_range<uint8_t>(a, begin, end, block, formula);
     }
   });
   return kSuccess;

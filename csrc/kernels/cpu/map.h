@@ -64,8 +64,11 @@ Status map_indexed(const MapArgs& args, std::index_sequence<I...>) {
   if (args.compute == Dtype::f32) return map_driver(args, &map_block<float, Formula, I...>, &f);
   if (args.compute == Dtype::f64) return map_driver(args, &map_block<double, Formula, I...>, &f);
   if constexpr (Integers) {
-    if (args.compute == Dtype::i32) return map_driver(args, &map_block<int32_t, Formula, I...>, &f);
     if (args.compute == Dtype::i64) return map_driver(args, &map_block<int64_t, Formula, I...>, &f);
+    if (args.compute == Dtype::i32) return map_driver(args, &map_block<int32_t, Formula, I...>, &f);
+    if (args.compute == Dtype::i16) return map_driver(args, &map_block<int16_t, Formula, I...>, &f);
+    if (args.compute == Dtype::i8) return map_driver(args, &map_block<int8_t, Formula, I...>, &f);
+    if (args.compute == Dtype::u8) return map_driver(args, &map_block<uint8_t, Formula, I...>, &f);
   }
   return kUnsupported;
 }

@@ -65,12 +65,21 @@ void integers(const GemmArgs& g) {
 Status gemm(const GemmArgs& args) {
   if (args.m == 0 || args.n == 0 || args.batches == 0) return 0;
   switch (args.dtype) {
-    case Dtype::i64: integers<uint64_t>(args); return 0;
-    case Dtype::i32: integers<uint32_t>(args); return 0;
-    case Dtype::i16: integers<uint16_t>(args); return 0;
+    case Dtype::i64:
+      integers<uint64_t>(args);
+      return 0;
+    case Dtype::i32:
+      integers<uint32_t>(args);
+      return 0;
+    case Dtype::i16:
+      integers<uint16_t>(args);
+      return 0;
     case Dtype::i8:
-    case Dtype::u8: integers<uint8_t>(args); return 0;
-    default: return gemm_float(args);
+    case Dtype::u8:
+      integers<uint8_t>(args);
+      return 0;
+    default:
+      return gemm_float(args);
   }
 }
 

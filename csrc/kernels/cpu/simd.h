@@ -1,4 +1,4 @@
-// Vec<T>: one SIMD register of float, double, int32 or int64, the value type of formulas on the CPU.
+// Vec<T>: one SIMD register of float, double or an integer type, the value type of formulas on the CPU.
 //
 // A thin struct over GCC/Clang vector extensions, which the compiler lowers to whatever ISA the file is built for.
 // Being a struct of ours, argument-dependent lookup finds exp, max, select, ... beside it when a formula calls them
@@ -27,7 +27,10 @@ constexpr int kVecBytes = 16;
 
 template <class T>
 struct Registers {
-  using Lane = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;  // the integer of T's size
+  // The signed integer of T's size.
+  using Lane = std::conditional_t<
+      sizeof(T) == 1, int8_t,
+      std::conditional_t<sizeof(T) == 2, int16_t, std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>>;
   typedef T Register __attribute__((vector_size(kVecBytes)));
   typedef Lane Int __attribute__((vector_size(kVecBytes)));
   static constexpr int kMantissa = sizeof(T) == 4 ? 23 : 52, kBias = sizeof(T) == 4 ? 127 : 1023;
@@ -86,8 +89,18 @@ struct Vec {
   friend FASTGRAD_INLINE Mask operator==(Vec a, Vec b) { return a.v == b.v; }
   friend FASTGRAD_INLINE Mask operator!=(Vec a, Vec b) { return a.v != b.v; }
   friend FASTGRAD_INLINE Vec select(Mask m, Vec a, Vec b) { return m ? a.v : b.v; }
-  // One instruction where the ISA has it (kernels are compiled with -ffp-contract=fast), two roundings elsewhere.
-  friend FASTGRAD_INLINE Vec fma(Vec a, Vec b, Vec c) { return a.v * b.v + c.v; }
+  // One rounding where the ISA has the instruction, two elsewhere. By intrinsics, because of a * b - c the compiler may
+  // share a * b with another expression, and the error terms of double-double arithmetic would be lost.
+  friend FASTGRAD_INLINE Vec fma(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<T, float>) return (Register)_mm512_fmadd_ps((__m512)a.v, (__m512)b.v, (__m512)c.v);
+    if constexpr (std::is_same_v<T, double>) return (Register)_mm512_fmadd_pd((__m512d)a.v, (__m512d)b.v, (__m512d)c.v);
+#elif defined(__FMA__)
+    if constexpr (std::is_same_v<T, float>) return (Register)_mm256_fmadd_ps((__m256)a.v, (__m256)b.v, (__m256)c.v);
+    if constexpr (std::is_same_v<T, double>) return (Register)_mm256_fmadd_pd((__m256d)a.v, (__m256d)b.v, (__m256d)c.v);
+#endif
+    return a.v * b.v + c.v;
+  }
   // max and min keep NaN of either side.
   friend FASTGRAD_INLINE Vec max(Vec a, Vec b) {
     if constexpr (std::is_integral_v<T>) return a.v > b.v ? a.v : b.v;

@@ -1,21 +1,29 @@
 // Elementary functions of Vec<float> and Vec<double>, written on fma, round, scale2 and split2. Error budgets (ulp)
-// are in docs/numerics.md and checked by tests/kernels/simd_math_test.cpp.
+// are in docs/numerics.md; tests/test_arithmetic.py and tests/test_activations.py hold them over the whole range.
 #pragma once
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
-// x = n ln2 + r with |r| <= ln2/2; returns expm1(r) and n. ln2 is split in two parts so that n * hi is exact.
+// x = n ln2 + r with |r| <= ln2/2; returns r, and what rounding it lost in r_low. ln2 is split in two parts so that
+// n * the first is exact.
 template <class T>
-FASTGRAD_INLINE Vec<T> expm1_reduced(Vec<T> x, Vec<T>& n) {
+FASTGRAD_INLINE Vec<T> reduce_exponent(Vec<T> x, Vec<T>& n, Vec<T>& r_low) {
   using V = Vec<T>;
   constexpr bool f32 = sizeof(T) == 4;
+  const V low(f32 ? T(-1.428606765330187e-06) : T(-1.9082149292705877e-10));
   n = round(x * V(T(1.4426950408889634)));
-  V r = fma(n, V(f32 ? T(-0.693145751953125) : T(-0.6931471803691238)), x);
-  r = fma(n, V(f32 ? T(-1.428606765330187e-06) : T(-1.9082149292705877e-10)), r);
-  V q(0);
-  if constexpr (f32) {
-    q = V(T(1.0 / 5040));
-  } else {
+  const V high = fma(n, V(f32 ? T(-0.693145751953125) : T(-0.6931471803691238)), x);
+  const V r = fma(n, low, high);
+  r_low = fma(n, low, high - r);
+  return r;
+}
+
+// exp(r) - 1 - r for |r| <= ln2/2, by Taylor's polynomial.
+template <class T>
+FASTGRAD_INLINE Vec<T> exp_tail(Vec<T> r) {
+  using V = Vec<T>;
+  V q(T(1.0 / 5040));
+  if constexpr (sizeof(T) == 8) {
     q = fma(V(T(1.0 / 6227020800)), r, V(T(1.0 / 479001600)));
     q = fma(q, r, V(T(1.0 / 39916800)));
     q = fma(q, r, V(T(1.0 / 3628800)));
@@ -28,7 +36,15 @@ FASTGRAD_INLINE Vec<T> expm1_reduced(Vec<T> x, Vec<T>& n) {
   q = fma(q, r, V(T(1.0 / 24)));
   q = fma(q, r, V(T(1.0 / 6)));
   q = fma(q, r, V(T(0.5)));
-  return fma(q, r * r, r);
+  return q * (r * r);
+}
+
+// exp(x) = 2^n (1 + expm1_reduced(x, n))
+template <class T>
+FASTGRAD_INLINE Vec<T> expm1_reduced(Vec<T> x, Vec<T>& n) {
+  Vec<T> r_low;
+  const Vec<T> r = reduce_exponent(x, n, r_low);
+  return exp_tail(r) + r;
 }
 
 // The clamp keeps n in the range of scale2; beyond it the result is 0 or infinity anyway. It keeps NaN.
@@ -127,33 +143,81 @@ FASTGRAD_INLINE Vec<T> fmod(Vec<T> a, Vec<T> b) {
   return lanewise(a, b, [](T x, T y) { return math::fmod(x, y); });
 }
 
-// float: exp(y log x) in double, which leaves half an ulp of float; double: libm lane by lane.
+#if defined(__FMA__)
+// x^y for positive finite x in double: y log x carried in two doubles (high + low), so that the exponential's argument is
+// right to the last bit even where it is large. log(m 2^e) = e ln2 + 2s + s^3 (2/3 + z P(z)), s = (m - 1) / (m + 1),
+// z = s^2, with 2s and s^3 2/3 in double-double (Dekker 1971, with fma) and P in double.
+FASTGRAD_INLINE Vec<double> pow_positive(Vec<double> x, Vec<double> y) {
+  using V = Vec<double>;
+  const auto subnormal = x < V(2.2250738585072014e-308);
+  V e;
+  const V f = split2(select(subnormal, x * V(9007199254740992.0), x), e) - V(1);
+  e = e - select(subnormal, V(53), V(0));
+  const V d = f + V(2), d_low = f - (d - V(2));
+  const V s = f / d, s_low = fma(-s, d_low, fma(-s, d, f)) / d;
+  const V z = s * s, z_low = fma(s, s, -z) + V(2) * s * s_low;
+  V p(2.0 / 25);
+  p = fma(p, z, V(2.0 / 23));
+  p = fma(p, z, V(2.0 / 21));
+  p = fma(p, z, V(2.0 / 19));
+  p = fma(p, z, V(2.0 / 17));
+  p = fma(p, z, V(2.0 / 15));
+  p = fma(p, z, V(2.0 / 13));
+  p = fma(p, z, V(2.0 / 11));
+  p = fma(p, z, V(2.0 / 9));
+  p = fma(p, z, V(2.0 / 7));
+  p = fma(p, z, V(2.0 / 5));
+  const V third2(2.0 / 3), t = z * p;
+  const V c = third2 + t, c_low = (third2 - c) + t + V(3.700743415417188e-17);  // 2/3 - double(2/3)
+  const V cube = s * z, cube_low = fma(s, z, -cube) + s * z_low + s_low * z;
+  const V v = cube * c, v_low = fma(cube, c, -v) + cube * c_low + cube_low * c;
+  const V m = V(2) * s + v, m_low = (V(2) * s - m) + v + (V(2) * s_low + v_low);
+  const V scaled = e * V(0.693147180369123816490);  // exact: this part of ln2 ends in zeros
+  const V g = scaled + m, g_low = (scaled - g) + m + fma(e, V(1.90821492927058770002e-10), m_low);
+  const V log_high = g + g_low, log_low = g_low - (log_high - g);
+  const V w = y * log_high;
+  const V w_low = select(abs(w) < V(1e4), fma(y, log_high, -w) + y * log_low, V(0));
+  V n, r_low;
+  const V r = reduce_exponent(clamp_exponent(w), n, r_low), tail = exp_tail(r);
+  const V sum = V(1) + r, sum_low = (V(1) - sum) + r;
+  return scale2(sum + fma(w_low + r_low, sum + tail, sum_low + tail), n);
+}
+#else
+FASTGRAD_INLINE Vec<double> pow_positive(Vec<double> x, Vec<double> y) {
+  return lanewise(x, y, [](double a, double b) { return math::pow(a, b); });
+}
+#endif
+
+// float: exp(y log x) in double, which leaves half an ulp of float.
+FASTGRAD_INLINE Vec<float> pow_positive(Vec<float> x, Vec<float> y) {
+  typedef float Half __attribute__((vector_size(kVecBytes / 2)));
+  using D = Vec<double>;
+  Half base[2], exponent[2];
+  std::memcpy(base, &x, sizeof x);
+  std::memcpy(exponent, &y, sizeof y);
+  for (int h = 0; h < 2; ++h) {
+    const D b = __builtin_convertvector(base[h], D::Register), e = __builtin_convertvector(exponent[h], D::Register);
+    base[h] = __builtin_convertvector(exp(e * log(b)).v, Half);
+  }
+  std::memcpy(&x, base, sizeof x);
+  return x;
+}
+
+// The special cases of C99's pow around pow_positive.
 template <class T>
 FASTGRAD_INLINE Vec<T> pow(Vec<T> x, Vec<T> y) {
-  if constexpr (sizeof(T) == 8) {
-    return lanewise(x, y, [](T a, T b) { return math::pow(a, b); });
-  } else {
-    using V = Vec<float>;
-    using D = Vec<double>;
-    alignas(kVecBytes) float base[V::size], exponent[V::size], result[V::size];
-    abs(x).store(base);
-    y.store(exponent);
-    for (int h = 0; h < V::size; h += D::size) {
-      D b, e, r;
-      for (int i = 0; i < D::size; ++i) b.v[i] = base[h + i], e.v[i] = exponent[h + i];
-      r = exp(e * log(b));
-      for (int i = 0; i < D::size; ++i) result[h + i] = float(r.v[i]);
-    }
-    V r = V::load(result);
-    const V half = y * V(0.5f);
-    const auto integer = floor(y) == y, odd = integer & (floor(half) != half);
-    const auto negative = x.bits() < 0;
-    r = select(negative & odd, -r, r);
-    r = select((x < V(0)) & ~integer & (x != V(-__builtin_inff())), V(__builtin_nanf("")), r);
-    r = select((abs(x) == V(1)) & (abs(y) == V(__builtin_inff())), V(1), r);
-    r = select((x != x) | (y != y), x + y, r);
-    return select((y == V(0)) | (x == V(1)), V(1), r);
-  }
+  using V = Vec<T>;
+  const V infinity = V(T(__builtin_inf())), magnitude = abs(x);
+  const auto integer = floor(y) == y, odd = integer & (floor(y * V(T(0.5))) != y * V(T(0.5)));
+  V r = pow_positive(magnitude, y);
+  r = select(magnitude == V(0), select(y < V(0), infinity, V(0)), r);
+  r = select(magnitude == infinity, select(y < V(0), V(0), infinity), r);
+  r = select(abs(y) == infinity, select((magnitude > V(1)) == (y > V(0)), infinity, V(0)), r);
+  r = select((x < V(0)) & ~integer & (magnitude != infinity), V(T(__builtin_nan(""))), r);
+  r = select((x.bits() < 0) & odd, -r, r);
+  r = select((magnitude == V(1)) & (abs(y) == infinity), V(1), r);
+  r = select((x != x) | (y != y), x + y, r);
+  return select((y == V(0)) | (x == V(1)), V(1), r);
 }
 
 }  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

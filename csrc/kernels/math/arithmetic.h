@@ -78,7 +78,7 @@ struct Pow {
   template <class V>
   FASTGRAD_FORMULA V operator()(V a, V b) const {
     if constexpr (is_integer<V>) {
-      constexpr int bits = 8 * sizeof(scalar_t<V>) - 1;
+      constexpr int bits = 8 * sizeof(scalar_t<V>) - std::is_signed_v<scalar_t<V>>;
       V result(1), base = a;
       for (int i = 0; i < bits; ++i) {
         result = select((b & V(1)) != V(0), result * base, result);
@@ -91,6 +91,21 @@ struct Pow {
     } else {
       return pow(a, b);
     }
+  }
+};
+
+// a^exponent for the exponents that torch computes without a power: the second operand is not read.
+enum class Exponent { two, three, minus_one, minus_two, half, minus_half };
+template <Exponent E>
+struct PowConstant {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V a, V) const {
+    if constexpr (E == Exponent::two) return a * a;
+    else if constexpr (E == Exponent::three) return a * a * a;
+    else if constexpr (E == Exponent::minus_one) return V(1) / a;
+    else if constexpr (E == Exponent::minus_two) return V(1) / (a * a);
+    else if constexpr (E == Exponent::half) return sqrt(a);
+    else return V(1) / sqrt(a);
   }
 };
 

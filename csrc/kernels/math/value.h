@@ -63,16 +63,19 @@ FASTGRAD_SCALAR_FUNCTIONS(double, )
 
 // Integers wrap as in torch; the detour over unsigned keeps that defined.
 #define FASTGRAD_SCALAR_FUNCTIONS(T)                                       \
-  FASTGRAD_FORMULA T abs(T x) { return x < 0 ? T(-std::make_unsigned_t<T>(x)) : x; } \
+  FASTGRAD_FORMULA T abs(T x) { return x < 0 ? T(0 - std::make_unsigned_t<T>(x)) : x; } \
   FASTGRAD_FORMULA T max(T a, T b) { return a > b ? a : b; }               \
   FASTGRAD_FORMULA T min(T a, T b) { return a < b ? a : b; }               \
   FASTGRAD_FORMULA T fma(T a, T b, T c) {                                  \
     using U = std::make_unsigned_t<T>;                                     \
-    return T(U(a) * U(b) + U(c));                                          \
+    return T(U(uint64_t(a) * uint64_t(b) + uint64_t(c)));                  \
   }                                                                        \
   FASTGRAD_FORMULA T select(bool c, T a, T b) { return c ? a : b; }
-FASTGRAD_SCALAR_FUNCTIONS(int32_t)
 FASTGRAD_SCALAR_FUNCTIONS(int64_t)
+FASTGRAD_SCALAR_FUNCTIONS(int32_t)
+FASTGRAD_SCALAR_FUNCTIONS(int16_t)
+FASTGRAD_SCALAR_FUNCTIONS(int8_t)
+FASTGRAD_SCALAR_FUNCTIONS(uint8_t)
 #undef FASTGRAD_SCALAR_FUNCTIONS
 
 }  // namespace fastgrad::math

@@ -1,0 +1,261 @@
+// The driver of the reduce engine; see reduce.h.
+#include "reduce.h"
+
+#include <cstdlib>
+
+#include "convert.h"
+#include "parallel.h"
+
+namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+namespace {
+
+constexpr int64_t kRun = 4096;        // elements of a run: its block stays in L1 for a second pass
+constexpr int64_t kTileBytes = 2048;  // of a row of columns: whole cache lines, and enough of them to prefetch
+constexpr int64_t kTileRows = 16;     // rows of columns reduced before the results are touched
+constexpr int64_t kShortTile = 128;   // columns where these are strided: their cache lines must stay in L1
+constexpr int64_t kShortRow = 64;     // below this, elements per result are too few for a run
+constexpr int64_t kMaxResults = 512;  // results a piece has
+constexpr int64_t kMaxFields = 2;
+constexpr int64_t kGrain = 32768;  // elements worth a thread
+constexpr int64_t kMaxRunPieces = 1024, kMaxColumnPieces = 64;
+
+FASTGRAD_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+FASTGRAD_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+FASTGRAD_INLINE int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Some dimensions with one operand's strides over them.
+struct Strided {
+  int dims;
+  const int64_t *shape, *strides;
+
+  FASTGRAD_INLINE int64_t offset(int64_t linear) const {
+    if (dims == 1) return linear * strides[0];
+    int64_t at = 0;
+    for (int d = 0; d < dims; ++d) {
+      at += linear % shape[d] * strides[d];
+      linear /= shape[d];
+    }
+    return at;
+  }
+  // How much of [begin, begin + n) lies along dimension 0.
+  FASTGRAD_INLINE int64_t run(int64_t begin, int64_t n) const {
+    if (dims == 0) return 1;
+    return dims == 1 ? n : smaller(n, shape[0] - begin % shape[0]);
+  }
+  FASTGRAD_INLINE int64_t stride() const { return dims == 0 ? 0 : strides[0]; }
+  // Calls f(done, offset, length) for the runs of [begin, begin + n).
+  template <class F>
+  FASTGRAD_INLINE void for_runs(int64_t begin, int64_t n, const F& f) const {
+    for (int64_t done = 0; done < n;) {
+      const int64_t length = run(begin + done, n - done);
+      f(done, offset(begin + done), length);
+      done += length;
+    }
+  }
+};
+
+FASTGRAD_INLINE Strided kept_of(const ReduceArgs& a, const int64_t* strides) {
+  return {a.kept_dims, a.kept_shape, strides};
+}
+FASTGRAD_INLINE Strided reduced_of(const ReduceArgs& a, const int64_t* strides) {
+  return {a.reduced_dims, a.reduced_shape, strides};
+}
+
+// How the index space is cut: pieces of `width` results by `depth` elements of each.
+struct Plan {
+  bool columns, results_inside;  // results_inside: blocks outermost, since adjacent results share cache lines
+  int64_t width, depth, tiles, splits;
+  int64_t pitch;  // between the fields of a piece's results: whole registers
+};
+
+template <class T>
+Plan make_plan(const ReduceArgs& a) {
+  Plan p{};
+  int64_t kept_stride = 0, reduced_stride = 0, run = a.kept_dims ? a.kept_shape[0] : 1;
+  for (int k = 0; k < a.inputs && !kept_stride && !reduced_stride; ++k) {
+    if (a.kept_dims) kept_stride = a.in[k].kept_strides[0];
+    if (a.reduced_dims) reduced_stride = a.in[k].reduced_strides[0];
+  }
+  const bool inner = kept_stride == 0 || (reduced_stride != 0 && reduced_stride <= kept_stride);
+  p.columns = a.kept > 1 && (inner ? a.reduced < kShortRow : run >= 8 || a.reduced < 16);
+  p.results_inside = !p.columns && !inner;
+  if (p.columns) {
+    p.width = smaller(a.kept, inner ? kShortTile : kTileBytes / int64_t(sizeof(T)));
+    p.tiles = divide_up(a.kept, p.width);
+    const int64_t splits = larger(1, kMaxColumnPieces / p.tiles);
+    p.depth = divide_up(larger(divide_up(a.reduced, splits), kGrain / p.width), kTileRows) * kTileRows;
+  } else {
+    p.width = smaller(smaller(larger(kGrain / a.reduced, p.results_inside ? run : 1), a.kept), kMaxResults);
+    p.tiles = divide_up(a.kept, p.width);
+    const int64_t splits = larger(1, kMaxRunPieces / p.tiles);
+    p.depth = divide_up(larger(divide_up(a.reduced, splits), kGrain), kRun) * kRun;
+  }
+  p.splits = divide_up(a.reduced, p.depth);
+  p.pitch = divide_up(p.width, 16) * 16;
+  return p;
+}
+
+template <class T>
+struct Driver {
+  using W = wide_t<T>;
+  const ReduceArgs& a;
+  const ReduceBlocks<T>& blocks;
+  const void* formula;
+  const Plan plan;
+
+  // A run of each input, in place or gathered.
+  struct Gathered {
+    alignas(64) T buffer[kMaxInputs][kRun];
+  };
+  static constexpr int64_t kTile = kTileBytes / sizeof(T);
+  struct Tile {
+    alignas(64) T buffer[kMaxInputs][kTileRows * kTile] = {};
+  };
+
+  static void gather(const ReduceArgs::Input& in, const char* base, const Strided& s, int64_t begin, int64_t n, T* to) {
+    if (!in.data) {
+      const T x = std::is_integral_v<T> ? T(in.immediate.integer) : T(in.immediate.real);
+      for (int64_t i = 0; i < n; ++i) to[i] = x;
+      return;
+    }
+    s.for_runs(begin, n, [&](int64_t done, int64_t offset, int64_t length) {
+      load_run<T>(in.dtype, to + done, base + offset, s.stride(), length);
+    });
+  }
+  static FASTGRAD_INLINE bool direct(const ReduceArgs::Input& in, const Strided& s) {
+    return in.data && in.dtype == dtype_of<T> && s.stride() == sizeof(T);
+  }
+
+  // n elements from `at` on of result `j`.
+  void one_run(int64_t j, int64_t at, int64_t n, int64_t before, W* state, int64_t pitch, Gathered& gathered) const {
+    const T* in[kMaxInputs];
+    for (int k = 0; k < a.inputs; ++k) {
+      const ReduceArgs::Input& input = a.in[k];
+      const Strided reduced = reduced_of(a, input.reduced_strides);
+      const char* base = static_cast<const char*>(input.data);
+      if (base) base += kept_of(a, input.kept_strides).offset(j);
+      if ((n == 1 || direct(input, reduced)) && input.data && input.dtype == dtype_of<T> && reduced.run(at, n) == n) {
+        in[k] = reinterpret_cast<const T*>(base + reduced.offset(at));
+      } else {
+        gather(input, base, reduced, at, n, gathered.buffer[k]);
+        in[k] = gathered.buffer[k];
+      }
+    }
+    blocks.run(in, n, formula, state, pitch, before, at);
+  }
+
+  // Blocks end where a run of memory does, if that leaves them long enough.
+  FASTGRAD_INLINE int64_t block_length(int64_t at, int64_t end) const {
+    const int64_t n = smaller(kRun, end - at);
+    const int64_t run = reduced_of(a, nullptr).run(at, n);
+    return run >= kRun / 4 ? run : n;
+  }
+
+  void runs(int64_t j0, int64_t j1, int64_t begin, int64_t end, W* state, int64_t pitch) const {
+    Gathered gathered;
+    int64_t n;
+    if (plan.results_inside) {
+      for (int64_t at = begin; at < end; at += n) {
+        n = block_length(at, end);
+        for (int64_t j = j0; j < j1; ++j) one_run(j, at, n, at - begin, state + (j - j0), pitch, gathered);
+      }
+    } else {
+      for (int64_t j = j0; j < j1; ++j)
+        for (int64_t at = begin; at < end; at += n) {
+          n = block_length(at, end);
+          one_run(j, at, n, at - begin, state + (j - j0), pitch, gathered);
+        }
+    }
+  }
+
+  void columns(int64_t j0, int64_t j1, int64_t begin, int64_t end, W* state, int64_t pitch) const {
+    Tile tile;
+    const int64_t width = j1 - j0;
+    const T* in[kMaxInputs];
+    int64_t row_stride[kMaxInputs], rows;
+    for (int64_t at = begin; at < end; at += rows) {
+      rows = smaller(kTileRows, end - at);
+      bool padded = true;
+      for (int k = 0; k < a.inputs; ++k) {
+        const ReduceArgs::Input& input = a.in[k];
+        const Strided kept = kept_of(a, input.kept_strides), reduced = reduced_of(a, input.reduced_strides);
+        const char* base = static_cast<const char*>(input.data);
+        if (direct(input, kept) && kept.run(j0, width) == width && width >= kTile / 4 &&
+            reduced.run(at, rows) == rows) {
+          in[k] = reinterpret_cast<const T*>(base + kept.offset(j0) + reduced.offset(at));
+          row_stride[k] = reduced.stride() / int64_t(sizeof(T));
+          padded = false;
+        } else {
+          for (int64_t r = 0; r < rows; ++r)
+            gather(input, base ? base + reduced.offset(at + r) : base, kept, j0, width, tile.buffer[k] + r * kTile);
+          in[k] = tile.buffer[k];
+          row_stride[k] = kTile;
+        }
+      }
+      blocks.columns(in, row_stride, rows, width, padded, formula, state, pitch, at - begin, at);
+    }
+  }
+
+  void piece(int64_t tile, int64_t split, W* state) const {
+    const int64_t j0 = tile * plan.width, j1 = smaller(j0 + plan.width, a.kept);
+    const int64_t begin = split * plan.depth, end = smaller(begin + plan.depth, a.reduced);
+    if (plan.columns)
+      columns(j0, j1, begin, end, state, plan.pitch);
+    else
+      runs(j0, j1, begin, end, state, plan.pitch);
+  }
+
+  void finish(int64_t tile, W* state) const {
+    const int64_t j0 = tile * plan.width, width = smaller(plan.width, a.kept - j0);
+    blocks.finish(state, plan.pitch, width, a.reduced, a.parameter);
+    for (int k = 0; k < smaller(a.outputs, blocks.outputs); ++k) {
+      const Strided kept = kept_of(a, a.out[k].strides);
+      kept.for_runs(j0, width, [&](int64_t done, int64_t offset, int64_t length) {
+        store_run<W>(a.out[k].dtype, state + k * plan.pitch + done, static_cast<char*>(a.out[k].data) + offset,
+                     kept.stride(), length);
+      });
+    }
+  }
+};
+
+}  // namespace
+
+template <class T>
+Status reduce_driver(const ReduceArgs& a, const ReduceBlocks<T>& blocks, const void* formula) {
+  using W = wide_t<T>;
+  const Driver<T> driver{a, blocks, formula, make_plan<T>(a)};
+  const Plan& plan = driver.plan;
+  const int64_t grain = larger(1, kGrain / larger(1, plan.width * smaller(plan.depth, a.reduced)));
+  if (plan.splits == 1) {
+    parallel_for(0, plan.tiles, grain, [&](int64_t begin, int64_t end) {
+      alignas(64) W state[kMaxFields * kMaxResults] = {};
+      for (int64_t tile = begin; tile < end; ++tile) {
+        driver.piece(tile, 0, state);
+        driver.finish(tile, state);
+      }
+    });
+    return kSuccess;
+  }
+  const int64_t size = blocks.fields * plan.pitch;
+  W* const states = static_cast<W*>(std::calloc(plan.tiles * plan.splits * size, sizeof(W)));
+  if (!states) return kOutOfMemory;
+  parallel_for(0, plan.tiles * plan.splits, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) driver.piece(p / plan.splits, p % plan.splits, states + p * size);
+  });
+  for (int64_t tile = 0; tile < plan.tiles; ++tile) {
+    W* const state = states + tile * plan.splits * size;
+    for (int64_t s = 1; s < plan.splits; ++s)
+      blocks.merge(state, state + s * size, plan.pitch, smaller(plan.width, a.kept - tile * plan.width), s * plan.depth,
+                   smaller(plan.depth, a.reduced - s * plan.depth));
+    driver.finish(tile, state);
+  }
+  std::free(states);
+  return kSuccess;
+}
+
+template Status reduce_driver<float>(const ReduceArgs&, const ReduceBlocks<float>&, const void*);
+template Status reduce_driver<double>(const ReduceArgs&, const ReduceBlocks<double>&, const void*);
+template Status reduce_driver<int32_t>(const ReduceArgs&, const ReduceBlocks<int32_t>&, const void*);
+template Status reduce_driver<int64_t>(const ReduceArgs&, const ReduceBlocks<int64_t>&, const void*);
+
+}  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

@@ -1,0 +1,259 @@
+// The reduce engine: reduce<Reducer, Formula, Inputs>(args) on the CPU.
+//
+// Layout: only contiguous blocks in the compute type reach the code instantiated here. Two kinds: a run (elements of
+// one result, a few thousand at most, in L1) and columns (rows of adjacent results, vectorized across the results, a
+// few rows at a time). The driver (reduce.cpp, compiled once per ISA) chooses the kind, gathers what is strided or of
+// another dtype, and cuts the work; so "full", "inner" and "outer" reductions are its business alone. Numerics: a block
+// is reduced in the compute type with several accumulators; blocks are merged in double (int64 for integers), see
+// math/reductions.h. Parallel: the index space is cut in pieces that depend on the shape only, and their results are
+// merged in order.
+#pragma once
+#include "../math/reductions.h"
+#include "map.h"
+
+namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+
+template <class T>
+using wide_t = std::conditional_t<std::is_integral_v<T>, int64_t, double>;
+
+// What the driver calls. A result is `fields` wide numbers, field f of result j at state[f * pitch + j].
+// `before` elements are in the result already (0: it is not set yet), `first` is the index of the block's first one.
+template <class T>
+struct ReduceBlocks {
+  using W = wide_t<T>;
+  int fields, outputs;
+  void (*run)(const T* const* in, int64_t n, const void* formula, W* state, int64_t pitch, int64_t before,
+              int64_t first);
+  // Element (row, column) of input k is in[k][row * row_stride[k] + column]. Reads whole registers if `padded`.
+  void (*columns)(const T* const* in, const int64_t* row_stride, int64_t rows, int64_t columns, bool padded,
+                  const void* formula, W* state, int64_t pitch, int64_t before, int64_t first);
+  void (*merge)(W* state, const W* other, int64_t pitch, int64_t columns, int64_t count, int64_t other_count);
+  void (*finish)(W* state, int64_t pitch, int64_t columns, int64_t count, const Number* parameter);
+};
+
+template <class T>
+Status reduce_driver(const ReduceArgs& args, const ReduceBlocks<T>& blocks, const void* formula);
+
+template <class W, int N>
+FASTGRAD_INLINE math::Tuple<Vec<W>, N> load_fields(const W* state, int64_t pitch) {
+  math::Tuple<Vec<W>, N> r;
+  for (int f = 0; f < N; ++f) r.item[f] = Vec<W>::load(state + f * pitch);
+  return r;
+}
+// Lanes [h, h + Vec<W>::size) of x.
+template <class W, class T>
+FASTGRAD_INLINE Vec<W> widen_lanes(Vec<T> x, int h) {
+  if constexpr (std::is_same_v<T, W>) {
+    return x;
+  } else {
+    typedef T Half __attribute__((vector_size(kVecBytes / 2)));
+    Half half;
+    std::memcpy(&half, reinterpret_cast<const char*>(&x) + h * sizeof(T), sizeof half);
+    return __builtin_convertvector(half, typename Vec<W>::Register);
+  }
+}
+template <class V, int N>
+FASTGRAD_INLINE void store_fields(math::Tuple<V, N> x, math::scalar_t<V>* state, int64_t pitch) {
+  for (int f = 0; f < N; ++f) {
+    if constexpr (std::is_arithmetic_v<V>)
+      state[f * pitch] = x.item[f];
+    else
+      x.item[f].store(state + f * pitch);
+  }
+}
+
+// The elements of one result: the lanes hold different ones.
+template <class T, class Formula, size_t... I>
+struct RunSource {
+  using Value = Vec<T>;
+  using V = Value;
+  static constexpr bool kLanesTogether = true;
+  const T* const* in;
+  int64_t n;
+  const Formula& f;
+
+  FASTGRAD_INLINE int64_t count() const { return n; }
+  FASTGRAD_INLINE V at(int64_t i) const { return f(V::load(in[I] + i)...); }
+  FASTGRAD_INLINE V tail(int64_t i, V fill) const {
+    return select(V::iota() < V(T(n - i)), f(V::load(in[I] + i, n - i, T(1))...), fill);
+  }
+
+  template <int N, class Map, class Op>
+  FASTGRAD_INLINE math::Tuple<V, N> reduce(V init, V fill, Map map, Op op) const {
+    // Several accumulators hide the latency; emptying them every few steps keeps the chains of roundings short.
+    constexpr int kAccumulators = 4, kSteps = V::size > 8 ? 8 : 16, kChunk = kAccumulators * kSteps * V::size;
+    V total[N], sum[kAccumulators][N];
+    const auto clear = [&] {
+      for (auto& a : sum)
+        for (V& x : a) x = init;
+    };
+    const auto add = [&](int a, V x) {
+      const math::Tuple<V, N> y = map(x);
+      for (int k = 0; k < N; ++k) sum[a][k] = op(sum[a][k], y.item[k]);
+    };
+    const auto empty = [&] {
+      for (int k = 0; k < N; ++k) total[k] = op(total[k], op(op(sum[0][k], sum[1][k]), op(sum[2][k], sum[3][k])));
+      clear();
+    };
+    for (V& x : total) x = init;
+    clear();
+    int64_t i = 0;
+    for (; i + kChunk <= n; i += kChunk) {
+      for (int64_t j = i; j < i + kChunk; j += kAccumulators * V::size)
+        for (int a = 0; a < kAccumulators; ++a) add(a, at(j + a * V::size));
+      empty();
+    }
+    for (; i + kAccumulators * V::size <= n; i += kAccumulators * V::size)
+      for (int a = 0; a < kAccumulators; ++a) add(a, at(i + a * V::size));
+    empty();
+    for (; i + V::size <= n; i += V::size) add(0, at(i));
+    if (i < n) add(1, tail(i, fill));
+    empty();
+    math::Tuple<V, N> result;
+    for (int k = 0; k < N; ++k) result.item[k] = V(reduce_lanes(total[k], op));
+    return result;
+  }
+
+  // The index of the first element for which `matches` holds; there is one.
+  template <class Matches>
+  FASTGRAD_INLINE V find(V fill, Matches matches) const {
+    for (int64_t i = 0; i < n; i += V::size) {
+      const auto mask = matches(i + V::size <= n ? at(i) : tail(i, fill));
+      if (!any(mask)) continue;
+      for (int lane = 0; lane < V::size; ++lane)
+        if (mask[lane]) return V(T(i + lane));
+    }
+    return V(0);
+  }
+};
+
+// The n rows of one register of adjacent results.
+template <class T, class Formula, size_t... I>
+struct ColumnSource {
+  using Value = Vec<T>;
+  using V = Value;
+  static constexpr bool kLanesTogether = false;
+  const T* const* in;
+  const int64_t* row_stride;
+  int64_t n, column, width;  // width < V::size: a register of which only that many lanes exist
+  const Formula& f;
+
+  FASTGRAD_INLINE int64_t count() const { return n; }
+  FASTGRAD_INLINE V at(int64_t row) const {
+    if (width == V::size) return f(V::load(in[I] + row * row_stride[I] + column)...);
+    return f(V::load(in[I] + row * row_stride[I] + column, width, T(1))...);
+  }
+  template <int N, class Map, class Op>
+  FASTGRAD_INLINE math::Tuple<V, N> reduce(V init, V, Map map, Op op) const {
+    V even[N], odd[N];
+    for (int k = 0; k < N; ++k) even[k] = odd[k] = init;
+    int64_t i = 0;
+    for (; i + 2 <= n; i += 2) {
+      const math::Tuple<V, N> x = map(at(i)), y = map(at(i + 1));
+      for (int k = 0; k < N; ++k) even[k] = op(even[k], x.item[k]), odd[k] = op(odd[k], y.item[k]);
+    }
+    math::Tuple<V, N> result = i < n ? map(at(i)) : math::Tuple<V, N>{};
+    for (int k = 0; k < N; ++k) {
+      if (i < n) even[k] = op(even[k], result.item[k]);
+      result.item[k] = op(even[k], odd[k]);
+    }
+    return result;
+  }
+};
+
+template <class T, class Reducer, class Formula, size_t... I>
+void reduce_run(const T* const* in, int64_t n, const void* formula, wide_t<T>* state, int64_t pitch, int64_t before,
+                int64_t first) {
+  using W = wide_t<T>;
+  const Formula f = *static_cast<const Formula*>(formula);
+  const auto block = Reducer::block(RunSource<T, Formula, I...>{in, n, f});
+  math::Tuple<W, Reducer::partials> partial;
+  for (int k = 0; k < Reducer::partials; ++k) partial.item[k] = W(block.item[k].v[0]);
+  auto result = Reducer::widen(partial, double(n), first);
+  if (before > 0) {
+    decltype(result) old;
+    for (int k = 0; k < Reducer::fields; ++k) old.item[k] = state[k * pitch];
+    result = Reducer::merge(old, result, double(before), double(n));
+  }
+  store_fields(result, state, pitch);
+}
+
+template <class T, class Reducer, class Formula, size_t... I>
+void reduce_columns(const T* const* in, const int64_t* row_stride, int64_t rows, int64_t columns, bool padded,
+                    const void* formula, wide_t<T>* state, int64_t pitch, int64_t before, int64_t first) {
+  using V = Vec<T>;
+  using W = wide_t<T>;
+  const Formula f = *static_cast<const Formula*>(formula);
+  const auto one = [&](int64_t c, int64_t width) __attribute__((always_inline)) {
+    const auto block = Reducer::block(ColumnSource<T, Formula, I...>{in, row_stride, rows, c, width, f});
+    for (int h = 0; h < V::size; h += Vec<W>::size) {
+      math::Tuple<Vec<W>, Reducer::partials> partial;
+      for (int k = 0; k < Reducer::partials; ++k) partial.item[k] = widen_lanes<W>(block.item[k], h);
+      auto result = Reducer::widen(partial, double(rows), first);
+      W* const s = state + c + h;
+      if (before > 0)
+        result = Reducer::merge(load_fields<W, Reducer::fields>(s, pitch), result, double(before), double(rows));
+      store_fields(result, s, pitch);
+    }
+  };
+  int64_t c = 0;
+  for (; c + V::size <= columns; c += V::size) one(c, V::size);
+  if (c < columns) one(c, padded ? V::size : columns - c);
+}
+
+template <class W, class Reducer>
+void merge_results(W* state, const W* other, int64_t pitch, int64_t columns, int64_t count, int64_t other_count) {
+  for (int64_t c = 0; c < columns; c += Vec<W>::size)
+    store_fields(Reducer::merge(load_fields<W, Reducer::fields>(state + c, pitch),
+                                load_fields<W, Reducer::fields>(other + c, pitch), double(count), double(other_count)),
+                 state + c, pitch);
+}
+template <class W, class Reducer>
+void finish_results(W* state, int64_t pitch, int64_t columns, int64_t count, const Number* parameter) {
+  for (int64_t c = 0; c < columns; c += Vec<W>::size)
+    store_fields(Reducer::finish(load_fields<W, Reducer::fields>(state + c, pitch), double(count), parameter),
+                 state + c, pitch);
+}
+
+template <class T, class Reducer, class Formula, size_t... I>
+Status reduce_typed(const ReduceArgs& args, const Formula& f) {
+  using W = wide_t<T>;
+  static constexpr ReduceBlocks<T> blocks = {Reducer::fields,
+                                             Reducer::outputs,
+                                             &reduce_run<T, Reducer, Formula, I...>,
+                                             &reduce_columns<T, Reducer, Formula, I...>,
+                                             &merge_results<W, Reducer>,
+                                             &finish_results<W, Reducer>};
+  return reduce_driver<T>(args, blocks, &f);
+}
+template <bool Floats, bool Integers, class Reducer, class Formula, size_t... I>
+Status reduce_indexed(const ReduceArgs& args, std::index_sequence<I...>) {
+  const Formula f = make_formula<Formula>(args.parameter);
+  if constexpr (Floats) {
+    if (args.compute == Dtype::f32) return reduce_typed<float, Reducer, Formula, I...>(args, f);
+    if (args.compute == Dtype::f64) return reduce_typed<double, Reducer, Formula, I...>(args, f);
+  }
+  if constexpr (Integers) {
+    if (args.compute == Dtype::i32) return reduce_typed<int32_t, Reducer, Formula, I...>(args, f);
+    if (args.compute == Dtype::i64) return reduce_typed<int64_t, Reducer, Formula, I...>(args, f);
+  }
+  return kUnsupported;
+}
+
+struct Identity {
+  template <class V>
+  FASTGRAD_INLINE V operator()(V x) const {
+    return x;
+  }
+};
+
+template <class Reducer, class Formula = Identity, int Inputs = 1>
+Status reduce(const ReduceArgs& args) {
+  return reduce_indexed<true, false, Reducer, Formula>(args, std::make_index_sequence<Inputs>());
+}
+template <class Reducer, class Formula = Identity, int Inputs = 1>
+Status reduce_with_integers(const ReduceArgs& args) {
+  return reduce_indexed<true, true, Reducer, Formula>(args, std::make_index_sequence<Inputs>());
+}
+
+}  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

@@ -1,0 +1,176 @@
+// The part of the row engine that no formula instantiates: planning, gathering and scattering; see rows.h.
+#include "rows.h"
+
+#include <cstdlib>
+
+#include "convert.h"
+#include "transpose.h"
+
+namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+namespace {
+
+constexpr int64_t kTileBytes = 1 << 18;     // a tile of one operand: a few fit L2
+constexpr int64_t kLongBlock = 4096;        // elements of a row that is read twice anyway: stays in L1
+constexpr int64_t kPieceElements = 32768;   // worth a thread
+constexpr int64_t kShortRow = 4 * kVecBytes;  // bytes; below, lanes are better filled with rows
+
+FASTGRAD_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+FASTGRAD_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+FASTGRAD_INLINE int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
+FASTGRAD_INLINE int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
+
+}  // namespace
+
+RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_block) {
+  RowsPlan plan;
+  const int64_t item = size_of(a.compute);
+  plan.across = a.n * item < kShortRow && a.rows > 1;
+  for (int s = 0; s < streams.inputs + streams.outputs; ++s) {
+    const auto& o = a.operand[streams.index[s]];
+    if (!o.data || a.row_shape[0] < 4 || o.element_stride == size_of(o.dtype) || o.element_stride == 0) continue;
+    plan.across |= magnitude(o.row_strides[0]) < magnitude(o.element_stride);
+  }
+  plan.tile_rows = 1;
+  if (plan.across) {
+    plan.tile_rows = kTileRows;
+    while (plan.tile_rows > 16 && plan.tile_rows * a.n * item > kTileBytes) plan.tile_rows /= 2;
+    plan.block = kTileBytes / (plan.tile_rows * item);
+  } else {
+    plan.block = a.n * item <= along_block ? larger(a.n, 1) : kLongBlock;
+  }
+  plan.block = smaller(plan.block, larger(a.n, 1));
+  plan.single = plan.block >= a.n;
+  plan.piece_rows = larger(kPieceElements / larger(a.n, 1), (a.rows + kMaxPieces - 1) / kMaxPieces);
+  plan.piece_rows = round_up(larger(plan.piece_rows, 1), plan.tile_rows);
+  plan.pieces = (a.rows + plan.piece_rows - 1) / plan.piece_rows;
+  return plan;
+}
+
+void RowTile::locate(const RowsArgs& a, int64_t first_row, int row_count) {
+  args = &a;
+  first = first_row;
+  rows = row_count;
+  runs = 0;
+  for (int done = 0; done < row_count; ++runs) {
+    int64_t index[kMaxDims], linear = first_row + done;
+    for (int d = 0; d < a.ndim - 1; ++d) {
+      index[d] = linear % a.row_shape[d];
+      linear /= a.row_shape[d];
+    }
+    index[a.ndim - 1] = linear;
+    Run& r = run[runs];
+    r.lane = done;
+    r.count = int(smaller(row_count - done, a.row_shape[0] - index[0]));
+    for (int k = 0; k < kRowOperands; ++k) {
+      r.base[k] = static_cast<char*>(a.operand[k].data);
+      if (!r.base[k]) continue;
+      for (int d = 0; d < a.ndim; ++d) r.base[k] += index[d] * a.operand[k].row_strides[d];
+    }
+    done += r.count;
+  }
+}
+
+template <class T>
+RowBuffers<T>::RowBuffers(const RowsArgs& a, const RowStreams& streams, const RowsPlan& plan)
+    : args_(a), streams_(streams), plan_(plan) {
+  const int count = streams.inputs + streams.outputs;
+  const int64_t each = round_up(plan.block * plan.tile_rows + Vec<T>::size, 64);
+  bool in_place[kMaxStreams];
+  int buffers = plan.across ? 1 : 0;  // one for scratch_
+  for (int s = 0; s < count; ++s) {
+    const auto& o = a.operand[streams.index[s]];
+    in_place[s] = !plan.across && o.dtype == dtype_of<T> && o.element_stride == sizeof(T);
+    // Across, the output takes the place of the first input, element by element.
+    if (!in_place[s] && !(plan.across && s >= streams.inputs && streams.inputs > 0)) ++buffers;
+  }
+  memory_ = buffers ? static_cast<T*>(std::aligned_alloc(64, buffers * each * sizeof(T))) : nullptr;
+  // Lanes past the last row are computed too, and must not be slow.
+  if (plan.across) std::memset(memory_, 0, buffers * each * sizeof(T));
+  T* next = memory_;
+  for (int s = 0; s < count; ++s) {
+    const bool shared = plan.across && s >= streams.inputs && streams.inputs > 0;
+    buffer_[s] = in_place[s] ? nullptr : shared ? buffer_[0] : next;
+    if (!in_place[s] && !shared) next += each;
+  }
+  scratch_ = plan.across ? next : nullptr;
+}
+template <class T>
+RowBuffers<T>::~RowBuffers() {
+  std::free(memory_);
+}
+
+template <class T>
+void RowBuffers<T>::load(const RowTile& tile, int64_t begin, int64_t n, bool gather, T** data) {
+  for (int s = 0; s < streams_.inputs + streams_.outputs; ++s) {
+    const int k = streams_.index[s];
+    const auto& o = args_.operand[k];
+    if (!buffer_[s]) {
+      data[s] = reinterpret_cast<T*>(tile.run[0].base[k] + begin * o.element_stride);
+      continue;
+    }
+    data[s] = buffer_[s];
+    if (!gather || s >= streams_.inputs) continue;
+    if (!plan_.across) {
+      load_run<T>(o.dtype, buffer_[s], tile.run[0].base[k] + begin * o.element_stride, o.element_stride, n);
+      continue;
+    }
+    for (int r = 0; r < tile.runs; ++r) {
+      const auto& run = tile.run[r];
+      const char* from = run.base[k] + begin * o.element_stride;
+      T* to = buffer_[s] + run.lane;
+      const int64_t row = o.row_strides[0], item = size_of(o.dtype);
+      if (o.element_stride == item && run.count > 1) {
+        if (o.dtype == dtype_of<T>) {
+          transpose(reinterpret_cast<const T*>(from), row / item, to, plan_.tile_rows, run.count, n);
+          continue;
+        }
+        if (row == n * item) load_run<T>(o.dtype, scratch_, from, item, run.count * n);
+        else for (int j = 0; j < run.count; ++j) load_run<T>(o.dtype, scratch_ + j * n, from + j * row, item, n);
+        transpose(scratch_, n, to, plan_.tile_rows, run.count, n);
+      } else if (o.dtype == dtype_of<T> && row == item && run.count == 16) {
+        for (int64_t i = 0; i < n; ++i) std::memcpy(to + i * plan_.tile_rows, from + i * o.element_stride, 16 * sizeof(T));
+      } else {
+        for (int64_t i = 0; i < n; ++i)
+          load_run<T>(o.dtype, to + i * plan_.tile_rows, from + i * o.element_stride, row, run.count);
+      }
+    }
+  }
+}
+
+template <class T>
+void RowBuffers<T>::store(const RowTile& tile, int64_t begin, int64_t n) {
+  for (int s = streams_.inputs; s < streams_.inputs + streams_.outputs; ++s) {
+    if (!buffer_[s]) continue;
+    const int k = streams_.index[s];
+    const auto& o = args_.operand[k];
+    if (!plan_.across) {
+      store_run<T>(o.dtype, buffer_[s], tile.run[0].base[k] + begin * o.element_stride, o.element_stride, n);
+      continue;
+    }
+    for (int r = 0; r < tile.runs; ++r) {
+      const auto& run = tile.run[r];
+      char* to = run.base[k] + begin * o.element_stride;
+      const T* from = buffer_[s] + run.lane;
+      const int64_t row = o.row_strides[0], item = size_of(o.dtype);
+      if (o.element_stride == item && run.count > 1) {
+        if (o.dtype == dtype_of<T>) {
+          transpose(from, plan_.tile_rows, reinterpret_cast<T*>(to), row / item, n, run.count);
+          continue;
+        }
+        transpose(from, plan_.tile_rows, scratch_, n, n, run.count);
+        if (row == n * item) store_run<T>(o.dtype, scratch_, to, item, run.count * n);
+        else for (int j = 0; j < run.count; ++j) store_run<T>(o.dtype, scratch_ + j * n, to + j * row, item, n);
+      } else if (o.dtype == dtype_of<T> && row == item && run.count == 16) {
+        for (int64_t i = 0; i < n; ++i) std::memcpy(to + i * o.element_stride, from + i * plan_.tile_rows, 16 * sizeof(T));
+      } else {
+        for (int64_t i = 0; i < n; ++i)
+          store_run<T>(o.dtype, from + i * plan_.tile_rows, to + i * o.element_stride, row, run.count);
+      }
+    }
+  }
+}
+
+template class RowBuffers<float>;
+template class RowBuffers<double>;
+
+}  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

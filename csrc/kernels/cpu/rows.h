@@ -1,0 +1,258 @@
+// The row engine: rows<Formula>(args) on the CPU, for formulas that reduce along a row and then map over it.
+//
+// Layout: a formula sees blocks of its compute type in one of two shapes. Along: contiguous elements of one row fill
+// the lanes of a register. Across: a tile of adjacent rows lies side by side, element by element, so that each lane is a
+// row; this serves rows whose elements are strided (softmax over dimension 0: the tile is gathered by whole cache
+// lines) and rows too short to fill registers. A block is used in place where layout and dtype allow (along), and
+// otherwise gathered into a buffer that fits the cache, and scattered after.
+// Passes: accumulate() over all blocks of a row, then emit() over all blocks. A row that is one block is read once; a
+// longer one is read again by emit().
+// Numerics: shapes and blocks depend on the arguments only, and lanes do the same arithmetic wherever they lie.
+// Parallel: the rows are cut in pieces that do not depend on the number of threads; what a formula sums over rows it
+// sums per piece, and the pieces are combined in order.
+#pragma once
+#include "parallel.h"
+#include "simd.h"
+
+namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+
+constexpr int kTileRows = 64;      // most rows of a tile; a multiple of every register's lanes
+constexpr int kMaxStreams = 3;     // operands of which a formula sees whole rows
+constexpr int kMaxPieces = 1024;
+
+// Adjacent rows, in runs along dimension 0 of the row index space.
+struct RowTile {
+  struct Run {
+    int lane, count;
+    char* base[kRowOperands];
+  };
+  const RowsArgs* args;
+  int64_t first;
+  int rows, runs;
+  Run run[kTileRows];
+
+  void locate(const RowsArgs& a, int64_t first_row, int row_count);
+
+  // f(lane, pointer) for every row, where pointer(k) is the row of operand k.
+  template <class F>
+  FASTGRAD_INLINE void for_rows(const F& f) const {
+    for (int r = 0; r < runs; ++r)
+      for (int j = 0; j < run[r].count; ++j)
+        f(run[r].lane + j, [&](int k) { return run[r].base[k] + j * args->operand[k].row_strides[0]; });
+  }
+};
+
+// How the engine cuts the work; computed once a call.
+struct RowsPlan {
+  bool across;
+  int tile_rows;               // lanes of a tile; 1 along
+  int64_t block;               // elements of a row at a time
+  int64_t piece_rows, pieces;  // rows a piece, a multiple of tile_rows
+  bool single;  // the row is one block
+};
+
+// What a formula reads and writes by rows: args.operand[index[0..inputs)] and args.operand[index[inputs..)].
+struct RowStreams {
+  int inputs, outputs;
+  int index[kMaxStreams];
+};
+
+struct Whole {
+  int64_t i;
+};
+struct Part {
+  int64_t i, count;
+};
+
+template <class T, bool Across>
+struct RowBlock {
+  using V = Vec<T>;
+  T* data[kMaxStreams];  // at the first lane of the group
+  int64_t pitch;         // across: from one element of a row to the next
+  int64_t begin, n;      // the block's place in the row
+  int lane, rows;        // the group's first lane in the tile, and how many of its lanes are rows
+
+  template <class F>
+  FASTGRAD_INLINE void each(const F& f) const {
+    if constexpr (Across) {
+      for (int64_t i = 0; i < n; ++i) f(Whole{i});
+    } else {
+      int64_t i = 0;
+      for (; i + V::size <= n; i += V::size) f(Whole{i});
+      if (i < n) f(Part{i, n - i});
+    }
+  }
+  FASTGRAD_INLINE T* at(int k, int64_t i) const { return data[k] + (Across ? i * pitch : i); }
+  FASTGRAD_INLINE V load(int k, Whole s, T = 0) const { return V::load(at(k, s.i)); }
+  FASTGRAD_INLINE V load(int k, Part s, T fill = 0) const { return V::load(at(k, s.i), s.count, fill); }
+  FASTGRAD_INLINE void store(int k, Whole s, V v) const { v.store(at(k, s.i)); }
+  FASTGRAD_INLINE void store(int k, Part s, V v) const { v.store(at(k, s.i), s.count); }
+  // Of a vector of n elements that all rows share.
+  FASTGRAD_INLINE V shared(const T* p, Whole s) const { return Across ? V(p[begin + s.i]) : V::load(p + begin + s.i); }
+  FASTGRAD_INLINE V shared(const T* p, Part s) const { return V::load(p + begin + s.i, s.count); }
+
+  // combine over term(step), with independent accumulators to hide latency.
+  template <class Term, class Combine>
+  FASTGRAD_INLINE V reduce(V init, const Term& term, const Combine& combine) const {
+    constexpr int ways = 4;
+    constexpr int64_t step = Across ? 1 : V::size;
+    V acc[ways];
+    for (V& v : acc) v = init;
+    int64_t i = 0;
+    for (; i + ways * step <= n; i += ways * step)
+      for (int w = 0; w < ways; ++w) acc[w] = combine(acc[w], term(Whole{i + w * step}));
+    for (; i + step <= n; i += step) acc[0] = combine(acc[0], term(Whole{i}));
+    if constexpr (!Across)
+      if (i < n) acc[0] = combine(acc[0], term(Part{i, n - i}));
+    return combine(combine(acc[0], acc[1]), combine(acc[2], acc[3]));
+  }
+  // The lanes' partial results as one, in every lane; across, lanes are rows and stay apart.
+  template <class Combine>
+  static FASTGRAD_INLINE V lanes(V v, const Combine& combine) {
+    if constexpr (Across) return v;
+    else return V(reduce_lanes(v, combine));
+  }
+};
+
+struct Sum {
+  template <class X>
+  FASTGRAD_INLINE X operator()(X a, X b) const {
+    return a + b;
+  }
+};
+struct Max {
+  template <class X>
+  FASTGRAD_INLINE X operator()(X a, X b) const {
+    using math::max;
+    return max(a, b);
+  }
+};
+
+// One register a group of the tile, between the passes.
+template <class T>
+struct RowState {
+  alignas(64) T value[kTileRows];
+  FASTGRAD_INLINE Vec<T> get(int lane) const { return Vec<T>::load(value + lane); }
+  FASTGRAD_INLINE void set(int lane, Vec<T> v) { v.store(value + lane); }
+};
+
+RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_block);
+
+// The buffers of one thread, and what moves blocks in and out of them.
+template <class T>
+class RowBuffers {
+ public:
+  RowBuffers(const RowsArgs& a, const RowStreams& streams, const RowsPlan& plan);
+  ~RowBuffers();
+  RowBuffers(const RowBuffers&) = delete;
+  RowBuffers& operator=(const RowBuffers&) = delete;
+  // Points data[] at elements [begin, begin + n) of the tile's rows, gathering the inputs if `gather`.
+  void load(const RowTile& tile, int64_t begin, int64_t n, bool gather, T** data);
+  void store(const RowTile& tile, int64_t begin, int64_t n);
+
+ private:
+  const RowsArgs& args_;
+  const RowStreams& streams_;
+  const RowsPlan& plan_;
+  T* buffer_[kMaxStreams];  // null for an operand used in place
+  T* scratch_;              // rows before they are transposed
+  T* memory_;
+};
+
+// A formula has
+//   streams            a static RowStreams
+//   along_block        how long a block along a row may be, in bytes: rows up to it are one block
+//   Formula(args, shared)                   one a thread
+//   begin_piece(piece), end_piece(piece)
+//   begin(tile)        before the first pass
+//   accumulate(block, whole), finish(block) the first pass, and once after it
+//   done(tile)         after the first pass
+//   emit(block, whole) the second pass, if there are outputs
+// of which it overrides what it needs.
+template <class T>
+struct RowFormula {
+  FASTGRAD_INLINE void begin_piece(int64_t) {}
+  FASTGRAD_INLINE void end_piece(int64_t) {}
+  FASTGRAD_INLINE void begin(const RowTile&) {}
+  FASTGRAD_INLINE void done(const RowTile&) {}
+  template <class B>
+  FASTGRAD_INLINE void finish(const B&) {}
+  template <class B>
+  FASTGRAD_INLINE void emit(const B&, bool) {}
+};
+template <class F>
+concept Accumulates = requires { F::accumulates; };
+
+template <class T, bool Across, class Formula>
+FASTGRAD_INLINE void rows_tile(const RowsPlan& plan, RowBuffers<T>& buffers, const RowTile& tile, int64_t n, Formula& f) {
+  using B = RowBlock<T, Across>;
+  const auto groups = [&](int64_t begin, int64_t length, T* const* data, const auto& pass) {
+    for (int lane = 0; lane < (Across ? tile.rows : 1); lane += B::V::size) {
+      B block;
+      for (int k = 0; k < kMaxStreams; ++k) block.data[k] = data[k] + (Across ? lane : 0);
+      block.pitch = plan.tile_rows;
+      block.begin = begin;
+      block.n = length;
+      block.lane = lane;
+      block.rows = Across ? (tile.rows - lane < B::V::size ? tile.rows - lane : B::V::size) : 1;
+      pass(block);
+    }
+  };
+  T* data[kMaxStreams] = {};
+  f.begin(tile);
+  if constexpr (Accumulates<Formula>) {
+    for (int64_t begin = 0; begin < n; begin += plan.block) {
+      const int64_t length = n - begin < plan.block ? n - begin : plan.block;
+      buffers.load(tile, begin, length, true, data);
+      groups(begin, length, data, [&](const B& b) { f.accumulate(b, plan.single); });
+    }
+    groups(0, 0, data, [&](const B& b) { f.finish(b); });
+    f.done(tile);
+  }
+  if constexpr (Formula::streams.outputs > 0) {
+    for (int64_t begin = 0; begin < n; begin += plan.block) {
+      const int64_t length = n - begin < plan.block ? n - begin : plan.block;
+      if (!Accumulates<Formula> || !plan.single) buffers.load(tile, begin, length, true, data);
+      groups(begin, length, data, [&](const B& b) { f.emit(b, plan.single); });
+      buffers.store(tile, begin, length);
+    }
+  }
+}
+
+template <class T, bool Across, class Formula, class Shared>
+void rows_pieces(const RowsArgs& a, const RowsPlan& plan, int64_t begin, int64_t end, Shared* shared) {
+  RowBuffers<T> buffers(a, Formula::streams, plan);
+  RowTile tile;
+  Formula f(a, shared);
+  for (int64_t piece = begin; piece < end; ++piece) {
+    f.begin_piece(piece);
+    const int64_t first = piece * plan.piece_rows;
+    const int64_t last = first + plan.piece_rows < a.rows ? first + plan.piece_rows : a.rows;
+    for (int64_t r = first; r < last; r += plan.tile_rows) {
+      tile.locate(a, r, int(last - r < plan.tile_rows ? last - r : plan.tile_rows));
+      rows_tile<T, Across>(plan, buffers, tile, a.n, f);
+    }
+    f.end_piece(piece);
+  }
+}
+
+// Returns the number of pieces.
+template <class T, class Formula, class Shared>
+int64_t rows_of(const RowsArgs& a, Shared* shared) {
+  const RowsPlan plan = plan_rows(a, Formula::streams, Formula::along_block);
+  parallel_for(0, plan.pieces, 1, [&](int64_t begin, int64_t end) {
+    if (plan.across) rows_pieces<T, true, Formula>(a, plan, begin, end, shared);
+    else rows_pieces<T, false, Formula>(a, plan, begin, end, shared);
+  });
+  return plan.pieces;
+}
+
+template <template <class> class Formula>
+Status rows(const RowsArgs& a) {
+  void* none = nullptr;
+  if (a.compute == Dtype::f32) return rows_of<float, Formula<float>>(a, &none), kSuccess;
+  if (a.compute == Dtype::f64) return rows_of<double, Formula<double>>(a, &none), kSuccess;
+  return kUnsupported;
+}
+
+}  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

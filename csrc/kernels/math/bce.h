@@ -1,0 +1,98 @@
+// Binary cross-entropy of probabilities and of logits, and their first derivatives. t is the target, w the weight, p the
+// weight of the positive class; parameter 0 scales the incoming gradient (1/n for a mean).
+#pragma once
+#include "value.h"
+
+namespace fastgrad::math {
+
+// log(1 - x) on [0, 1]; NaN outside.
+template <class V>
+FASTGRAD_FORMULA V log_complement(V x) {
+  using T = scalar_t<V>;
+  return select(x < V(1), log1p(-x), select(x == V(1), V(T(-__builtin_inf())), V(T(__builtin_nan("")))));
+}
+template <class V>
+FASTGRAD_FORMULA V zero_to_one(V x, V inside, V outside) {
+  return select(x >= V(0), select(x <= V(1), inside, outside), outside);
+}
+
+// -w (t log x + (1 - t) log(1 - x)) with the logarithms clamped at -100. NaN where x or t is outside [0, 1], which the
+// glue turns into an error.
+struct BinaryCrossEntropy {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V x, V t, V w = V(1)) const {
+    const V positive = max(log(x), V(-100)), negative = max(log_complement(x), V(-100));
+    const V loss = (t - V(1)) * negative - t * positive;
+    return zero_to_one(t, w * loss, V(scalar_t<V>(__builtin_nan(""))));
+  }
+};
+// w (x - t) / (x (1 - x)), the denominator at least 1e-12.
+struct BinaryCrossEntropyBackward {
+  Number scale;
+  explicit BinaryCrossEntropyBackward(const Number* p) : scale(p[0]) {}
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V grad, V x, V t, V w = V(1)) const {
+    return value<V>(scale) * grad * w * ((x - t) / max(x * (V(1) - x), V(1e-12)));
+  }
+};
+// By the target: w (log(1 - x) - log x), not clamped.
+struct BinaryCrossEntropyTargetBackward {
+  Number scale;
+  explicit BinaryCrossEntropyTargetBackward(const Number* p) : scale(p[0]) {}
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V grad, V x, V w = V(1)) const {
+    return value<V>(scale) * grad * w * (log_complement(x) - log(x));
+  }
+};
+// 1 where x lies outside [0, 1] or is NaN: counts them.
+struct OutsideUnitInterval {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V x) const {
+    return zero_to_one(x, V(0), V(1));
+  }
+};
+struct IsNan {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V x) const {
+    return select(x == x, V(0), V(1));
+  }
+};
+
+// -w (p t log s(x) + (1 - t) log s(-x)) for the logit x, s the sigmoid. With l = log1p(exp(-|x|)), -log s(x) is l for
+// x > 0 and l - x otherwise, so the loss is
+//   w ((1 - t + p t) l + (x > 0 ? (1 - t) x : -p t x)),
+// where nothing cancels for t in {0, 1}. At -inf it is (1 - t) x - (1 - t + p t) x, as torch has it: NaN for t in [0, 1].
+struct BinaryCrossEntropyWithLogits {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V x, V t, V w = V(1), V p = V(1)) const {
+    const V negative = V(1) - t, positive = p * t, sum = negative + positive;
+    const V l = log1p(exp(-abs(x)));
+    V linear = select(x > V(0), negative, -positive) * x;
+    linear = select(x == V(scalar_t<V>(-__builtin_inf())), negative * x - sum * x, linear);
+    return w * (sum * l + linear);
+  }
+};
+// w ((1 - t) s(x) - p t s(-x)); both sigmoids from one exp(-|x|).
+struct BinaryCrossEntropyWithLogitsBackward {
+  Number scale;
+  explicit BinaryCrossEntropyWithLogitsBackward(const Number* p) : scale(p[0]) {}
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V grad, V x, V t, V w = V(1), V p = V(1)) const {
+    const V e = exp(-abs(x)), larger = V(1) / (V(1) + e), smaller = e * larger;
+    const auto right = x > V(0);
+    const V up = select(right, larger, smaller), down = select(right, smaller, larger);
+    return value<V>(scale) * grad * w * ((V(1) - t) * up - p * t * down);
+  }
+};
+// By the target: w ((p - 1) l - (x > 0 ? x : p x)), l as above.
+struct BinaryCrossEntropyWithLogitsTargetBackward {
+  Number scale;
+  explicit BinaryCrossEntropyWithLogitsTargetBackward(const Number* p) : scale(p[0]) {}
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V grad, V x, V w = V(1), V p = V(1)) const {
+    const V l = log1p(exp(-abs(x)));
+    return value<V>(scale) * grad * w * ((p - V(1)) * l - select(x > V(0), V(1), p) * x);
+  }
+};
+
+}  // namespace fastgrad::math

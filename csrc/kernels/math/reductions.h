@@ -1,0 +1,245 @@
+// Reductions: what a block of elements gives, how two results merge, and what comes out at the end.
+//
+// A reducer has three forms of a result. A block (a few thousand elements at most) is reduced in the compute type by
+// block(source), where source.reduce(init, fill, map, op) applies op over map(x) of all its elements: what lies past
+// the end counts as x = fill. Its `partials` are widened (float to double, int32 to int64) to `fields` by widen(),
+// which also gets the number of elements and the index of the first one. merge() appends one result to another, whose
+// elements come first: order matters for ties. finish() gives the outputs.
+#pragma once
+#include "value.h"
+
+namespace fastgrad::math {
+
+struct Plus {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V a, V b) const {
+    return a + b;
+  }
+};
+struct Times {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V a, V b) const {
+    return a * b;
+  }
+};
+// The larger or the smaller of two; NaN of either side is kept.
+template <bool Largest>
+struct Extreme {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V a, V b) const {
+    if constexpr (Largest)
+      return max(a, b);
+    else
+      return min(a, b);
+  }
+};
+
+// The value that no element is beyond, in the direction searched.
+template <bool Largest, class V>
+FASTGRAD_FORMULA V worst() {
+  using T = scalar_t<V>;
+  if constexpr (is_integer<V>) {
+    constexpr T highest = T(std::make_unsigned_t<T>(-1) >> 1);
+    return V(T(Largest ? -highest - 1 : highest));
+  } else {
+    return V(T(Largest ? -__builtin_inf() : __builtin_inf()));
+  }
+}
+
+struct Itself {
+  template <class V>
+  FASTGRAD_FORMULA Tuple<V, 1> operator()(V x) const {
+    return {{x}};
+  }
+};
+
+// One number, the fold of an associative operation.
+template <class Op>
+struct Fold {
+  static constexpr int partials = 1, fields = 1, outputs = 1;
+  template <class V>
+  static FASTGRAD_FORMULA Tuple<V, 1> widen(Tuple<V, 1> p, double, int64_t) {
+    return p;
+  }
+  template <class V>
+  static FASTGRAD_FORMULA Tuple<V, 1> merge(Tuple<V, 1> a, Tuple<V, 1> b, double, double) {
+    return {{Op()(a.item[0], b.item[0])}};
+  }
+  template <class V>
+  static FASTGRAD_FORMULA Tuple<V, 1> finish(Tuple<V, 1> a, double, const Number*) {
+    return a;
+  }
+};
+
+struct Sum : Fold<Plus> {
+  template <class S>
+  static FASTGRAD_FORMULA auto block(const S& source) {
+    using V = typename S::Value;
+    return source.template reduce<1>(V(0), V(0), Itself(), Plus());
+  }
+};
+struct Mean : Sum {
+  template <class V>
+  static FASTGRAD_FORMULA Tuple<V, 1> finish(Tuple<V, 1> a, double count, const Number*) {
+    return {{a.item[0] / V(scalar_t<V>(count))}};
+  }
+};
+struct Prod : Fold<Times> {
+  template <class S>
+  static FASTGRAD_FORMULA auto block(const S& source) {
+    using V = typename S::Value;
+    return source.template reduce<1>(V(1), V(1), Itself(), Times());
+  }
+};
+template <bool Largest>
+struct ExtremeValue : Fold<Extreme<Largest>> {
+  template <class S>
+  static FASTGRAD_FORMULA auto block(const S& source) {
+    const auto none = worst<Largest, typename S::Value>();
+    return source.template reduce<1>(none, none, Itself(), Extreme<Largest>());
+  }
+};
+
+// The extreme and the index of its first occurrence; the first NaN if there is one.
+template <bool Largest>
+struct ExtremeIndex {
+  static constexpr int partials = 2, fields = 2, outputs = 2;
+  template <class V>
+  static FASTGRAD_FORMULA auto beyond(V x, V best) {
+    if constexpr (is_integer<V> && Largest)
+      return x > best;
+    else if constexpr (is_integer<V>)
+      return x < best;
+    else if constexpr (Largest)
+      return (x > best) | ((x != x) & (best == best));
+    else
+      return (x < best) | ((x != x) & (best == best));
+  }
+  template <class S>
+  static FASTGRAD_FORMULA auto block(const S& source) {
+    using V = typename S::Value;
+    if constexpr (S::kLanesTogether) {  // the extreme first, then a search for it, in L1
+      const V none = worst<Largest, V>();
+      const V best = source.template reduce<1>(none, none, Itself(), Extreme<Largest>()).item[0];
+      const V index = source.find(none, [best](V x) {
+        if constexpr (is_integer<V>)
+          return x == best;
+        else
+          return (x == best) | ((best != best) & (x != x));
+      });
+      return Tuple<V, 2>{{best, index}};
+    } else {
+      V best = source.at(0), index(0);
+      for (int64_t i = 1; i < source.n; ++i) {
+        const V x = source.at(i);
+        const auto better = beyond(x, best);
+        best = select(better, x, best);
+        index = select(better, V(scalar_t<V>(i)), index);
+      }
+      return Tuple<V, 2>{{best, index}};
+    }
+  }
+  template <class V>
+  static FASTGRAD_FORMULA Tuple<V, 2> widen(Tuple<V, 2> p, double, int64_t first) {
+    return {{p.item[0], p.item[1] + V(scalar_t<V>(first))}};
+  }
+  template <class V>
+  static FASTGRAD_FORMULA Tuple<V, 2> merge(Tuple<V, 2> a, Tuple<V, 2> b, double, double) {
+    const auto better = beyond(b.item[0], a.item[0]);
+    return {{select(better, b.item[0], a.item[0]), select(better, b.item[1], a.item[1])}};
+  }
+  template <class V>
+  static FASTGRAD_FORMULA Tuple<V, 2> finish(Tuple<V, 2> a, double, const Number*) {
+    return a;
+  }
+};
+// The index alone.
+template <bool Largest>
+struct IndexOfExtreme : ExtremeIndex<Largest> {
+  static constexpr int outputs = 1;
+  template <class V>
+  static FASTGRAD_FORMULA Tuple<V, 1> finish(Tuple<V, 2> a, double, const Number*) {
+    return {{a.item[1]}};
+  }
+};
+
+// Mean m and sum of squared distances M from it. Two passes within a block; the second also sums the distances
+// themselves, which corrects both for the rounding of the first mean. Blocks merge by Chan, Golub and LeVeque's
+// formula.
+struct Moments {
+  static constexpr int partials = 3, fields = 2, outputs = 2;
+  template <class S>
+  static FASTGRAD_FORMULA auto block(const S& source) {
+    using V = typename S::Value;
+    const V n(scalar_t<V>(source.count()));
+    const V mean = source.template reduce<1>(V(0), V(0), Itself(), Plus()).item[0] / n;
+    const auto about = source.template reduce<2>(
+        V(0), mean,
+        [mean](V x) {
+          const V d = x - mean;
+          return Tuple<V, 2>{{d, d * d}};
+        },
+        Plus());
+    return Tuple<V, 3>{{mean, about.item[0], about.item[1]}};
+  }
+  template <class V>
+  static FASTGRAD_FORMULA Tuple<V, 2> widen(Tuple<V, 3> p, double count, int64_t) {
+    const V shift = p.item[1] * V(scalar_t<V>(1 / count));
+    return {{p.item[0] + shift, max(p.item[2] - shift * p.item[1], V(0))}};
+  }
+  template <class V>
+  static FASTGRAD_FORMULA Tuple<V, 2> merge(Tuple<V, 2> a, Tuple<V, 2> b, double na, double nb) {
+    using T = scalar_t<V>;
+    const double weight = nb / (na + nb);
+    const V d = b.item[0] - a.item[0];
+    return {{fma(d, V(T(weight)), a.item[0]), a.item[1] + b.item[1] + d * d * V(T(na * weight))}};
+  }
+};
+// Outputs: M / (n - correction), or its root, and the mean.
+struct Var : Moments {
+  template <class V>
+  static FASTGRAD_FORMULA Tuple<V, 2> finish(Tuple<V, 2> a, double count, const Number* parameter) {
+    const double divisor = count - parameter[0].real;
+    return {{a.item[1] / V(scalar_t<V>(divisor > 0 ? divisor : 0)), a.item[0]}};
+  }
+};
+struct Std : Moments {
+  template <class V>
+  static FASTGRAD_FORMULA Tuple<V, 2> finish(Tuple<V, 2> a, double count, const Number* parameter) {
+    const Tuple<V, 2> r = Var::finish(a, count, parameter);
+    return {{sqrt(r.item[0]), r.item[1]}};
+  }
+};
+
+// The maximum m, and the sum of exp(x - m). An infinite m is subtracted as 0, so that no inf - inf arises.
+struct LogSumExp {
+  static constexpr int partials = 2, fields = 2, outputs = 1;
+  template <class V>
+  static FASTGRAD_FORMULA V finite(V m) {
+    return select(abs(m) == V(scalar_t<V>(__builtin_inf())), V(0), m);
+  }
+  template <class S>
+  static FASTGRAD_FORMULA auto block(const S& source) {
+    using V = typename S::Value;
+    const V none = worst<true, V>();
+    const V m = source.template reduce<1>(none, none, Itself(), Extreme<true>()).item[0], shift = finite(m);
+    const auto sum =
+        source.template reduce<1>(V(0), none, [shift](V x) { return Tuple<V, 1>{{exp(x - shift)}}; }, Plus());
+    return Tuple<V, 2>{{m, sum.item[0]}};
+  }
+  template <class V>
+  static FASTGRAD_FORMULA Tuple<V, 2> widen(Tuple<V, 2> p, double, int64_t) {
+    return p;
+  }
+  template <class V>
+  static FASTGRAD_FORMULA Tuple<V, 2> merge(Tuple<V, 2> a, Tuple<V, 2> b, double, double) {
+    const V m = max(a.item[0], b.item[0]), shift = finite(m);
+    return {{m, a.item[1] * exp(a.item[0] - shift) + b.item[1] * exp(b.item[0] - shift)}};
+  }
+  template <class V>
+  static FASTGRAD_FORMULA Tuple<V, 1> finish(Tuple<V, 2> a, double, const Number*) {
+    return {{log(a.item[1]) + finite(a.item[0])}};
+  }
+};
+
+}  // namespace fastgrad::math

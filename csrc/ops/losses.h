@@ -1,0 +1,49 @@
+// Pointwise losses with a reduction: the one way from their tensors to the kernels, shared by the families
+// regression_losses and bce.
+#pragma once
+#include <ATen/core/Reduction.h>
+
+#include "common.h"
+
+namespace fastgrad::ops {
+
+struct Loss {
+  const char* name;
+  Kernel<MapArgs> map;     // reduction "none"
+  Kernel<ReduceArgs> sum;  // "sum" and "mean", in one pass over the inputs
+};
+
+// The loss of inputs[0] and inputs[1], broadcast together; the rest are weights, broadcast to them, 1 where undefined.
+// Unreduced, it has the strides of `like`, or, if that is undefined, those torch gives to the result of a binary op.
+Tensor loss_forward(const Loss& loss, at::TensorList inputs, int64_t reduction, at::ScalarType result,
+                    const Tensor& like = {}, double beta = 0);
+
+// kernel(grad, inputs...) with the shape of inputs[0] and `other` broadcast, and the dtype of `like`. `grad` broadcasts
+// (a reduced loss has a 0-d one), and is divided by the number of elements where the loss was a mean.
+Tensor loss_backward(const char* op, Kernel<MapArgs> kernel, const Tensor& grad, at::TensorList inputs,
+                     const Tensor& other, int64_t reduction, const Tensor& like, double beta = 0);
+
+// What loss_backward multiplies a gradient with.
+double loss_scale(const Tensor& input, const Tensor& target, int64_t reduction);
+
+// Whether a kernel of one input finds something to count in it (on the CPU; a test that cost a device synchronization
+// is not made elsewhere).
+bool counts_any(const char* op, Kernel<ReduceArgs> kernel, const Tensor& input);
+
+void refuse_weight_gradient(const char* op, const char* argument, const OptionalTensor& weight);
+
+inline Tensor defined_or_not(const OptionalTensor& t) { return t ? *t : Tensor(); }
+inline OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
+
+// call(), recorded for autograd with all inputs and the values saved for `derivatives`.
+template <class Call>
+Tensor recorded(const char* op, BackwardFunction derivatives, std::initializer_list<Tensor> inputs,
+                std::initializer_list<c10::IValue> values, const Call& call) {
+  if (!needs_recording(op, inputs)) {
+    const BelowAutograd below;
+    return call();
+  }
+  return record(inputs, derivatives, [&] { return Step{{call()}, inputs, values}; })[0];
+}
+
+}  // namespace fastgrad::ops
