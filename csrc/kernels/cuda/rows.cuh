@@ -1,0 +1,310 @@
+// The row engine: rows<Formula>(args) runs Formula::run(row, args) for every row on the GPU.
+//
+// Layout: a row belongs to a group of threads, in one of these ways, chosen by its length and strides.
+//   HeldRow, in a warp     2 to 32 neighbours, up to 32 elements each in registers: several rows a block
+//   HeldRow, in a block    up to 1024 threads, 16 elements each in registers
+//   StreamedRow, along     a block reads the row anew for every pass
+//   StreamedRow, across    neighbours work on neighbouring rows, which lie densely in memory; 8 threads a row
+// So a row of up to 16384 elements is read once and written once. Accesses are of 16 bytes where all streamed operands
+// have one size of element and are dense and aligned. Dtypes are looked up at run time, once per pass.
+// Numerics: sums of a group are combined in a fixed order, so that a row's result depends on its values only.
+// Parallel: rows are independent.
+#pragma once
+#include "launch.cuh"
+
+namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+
+enum class Group { warp, block, across };
+
+constexpr int kRowThreads = 256;  // of a block whose groups are not blocks themselves
+constexpr int kAcrossRows = 32;
+
+struct RowsPlan {
+  RowsArgs args;
+  int lanes;  // threads of a group
+  int pack;   // elements of one access
+  WideDivider shape[kMaxDims];
+};
+
+struct Plus {
+  template <class A>
+  __device__ __forceinline__ A operator()(A a, A b) const {
+    return a + b;
+  }
+};
+struct Max {
+  template <class A>
+  __device__ __forceinline__ A operator()(A a, A b) const {
+    return math::max(a, b);
+  }
+};
+
+// The floating-point dtypes only.
+template <class F>
+__device__ __forceinline__ void with_float_dtype(Dtype dtype, const F& f) {
+  switch (dtype) {
+    case Dtype::f32: return f(float{});
+    case Dtype::f64: return f(double{});
+    case Dtype::bf16: return f(bf16{});
+    default: return f(f16{});
+  }
+}
+
+// What held and streamed rows share: whose row it is, and how its threads combine values.
+template <class A, Group G>
+class RowGroup {
+ public:
+  int64_t row;
+  bool active;  // otherwise a row beyond the last: the thread goes along, and writes nothing
+  int lane, lanes;
+
+  __device__ __forceinline__ explicit RowGroup(const RowsPlan& p) : plan_(p) {
+    const int t = int(threadIdx.x);
+    lanes = G == Group::block ? int(blockDim.x) : p.lanes;
+    lane = G == Group::warp ? t & (lanes - 1) : G == Group::block ? t : t / kAcrossRows;
+    const int64_t first = int64_t(blockIdx.x) * (G == Group::warp ? kRowThreads / lanes : G == Group::block ? 1 : kAcrossRows);
+    row = first + (G == Group::warp ? t / lanes : G == Group::block ? 0 : t % kAcrossRows);
+    active = row < p.args.rows;
+    if (!active) row = p.args.rows - 1;
+  }
+  __device__ __forceinline__ bool leads() const { return active && lane == 0; }
+  __device__ __forceinline__ int64_t length() const { return plan_.args.n; }
+
+  // The row's first element of an operand.
+  __device__ __forceinline__ char* base(int operand) const {
+    const auto& o = plan_.args.operand[operand];
+    char* p = static_cast<char*>(o.data);
+    int64_t i = row;
+#pragma unroll 1
+    for (int d = 0; d < plan_.args.ndim; ++d) {
+      const int64_t next = d + 1 < plan_.args.ndim ? int64_t(plan_.shape[d].divide(uint64_t(i))) : 0;
+      p += (i - next * int64_t(plan_.shape[d].divisor)) * o.row_strides[d];
+      i = next;
+    }
+    return p;
+  }
+
+  // op over v of all threads of the row, the same for each of them.
+  template <class Op>
+  __device__ __forceinline__ A combine(A v, Op op) const {
+    if constexpr (G == Group::across) {
+      __shared__ A partial[kRowThreads];
+      __syncthreads();  // all have read the previous results
+      partial[threadIdx.x] = v;
+      __syncthreads();
+      const int column = int(threadIdx.x) % kAcrossRows;
+      v = partial[column];
+      for (int l = 1; l < lanes; ++l) v = op(v, partial[l * kAcrossRows + column]);
+      return v;
+    } else {
+      const int width = G == Group::warp ? lanes : 32;
+      for (int d = width / 2; d > 0; d /= 2) v = op(v, __shfl_xor_sync(kFullWarp, v, d));
+      if constexpr (G == Group::block) {
+        __shared__ A partial[32];
+        __syncthreads();  // all have read the previous results
+        if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = v;
+        __syncthreads();
+        v = partial[0];
+        for (int w = 1; w < int(blockDim.x) / 32; ++w) v = op(v, partial[w]);
+      }
+      return v;
+    }
+  }
+
+ protected:
+  const RowsPlan& plan_;
+};
+
+// A row whose streamed operands, 0 to Inputs - 1, are read once, into registers.
+template <class A, Group G, int Inputs, int Items>
+class HeldRow : public RowGroup<A, G> {
+ public:
+  static constexpr bool kHeld = true;
+
+  __device__ __forceinline__ explicit HeldRow(const RowsPlan& p) : RowGroup<A, G>(p), pack_(p.pack) {
+    const int64_t n = p.args.n;
+#pragma unroll
+    for (int k = 0; k < Inputs; ++k) {
+      const auto& o = p.args.operand[k];
+      const char* from = this->base(k);
+      with_float_dtype(o.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        constexpr int kPack = 16 / int(sizeof(T));
+        if (pack_ > 1) {
+#pragma unroll
+          for (int q = 0; q < Items / kPack; ++q) {
+            const int64_t e = int64_t(q * this->lanes + this->lane) * kPack;
+            Pack<T, kPack> x{};
+            if (e < n) x = *reinterpret_cast<const Pack<T, kPack>*>(from + e * int64_t(sizeof(T)));
+#pragma unroll
+            for (int j = 0; j < kPack; ++j) x_[k][q * kPack + j] = convert<A>(x.v[j]);
+          }
+        } else {
+#pragma unroll
+          for (int i = 0; i < Items; ++i) {
+            const int64_t e = int64_t(i) * this->lanes + this->lane;
+            x_[k][i] = e < n ? convert<A>(*reinterpret_cast<const T*>(from + e * o.element_stride)) : A(0);
+          }
+        }
+      });
+    }
+  }
+
+  // f(element, x...) for this thread's elements.
+  template <class F>
+  __device__ __forceinline__ void each(const F& f) {
+#pragma unroll
+    for (int i = 0; i < Items; ++i) {
+      const int64_t e = element(i);
+      if (e < this->length()) call(f, e, i);
+    }
+  }
+  // Element e of an operand = f(e, x...).
+  template <class F>
+  __device__ __forceinline__ void write(int operand, const F& f) {
+    const auto& o = this->plan_.args.operand[operand];
+    char* const to = this->base(operand);
+    if (!this->active) return;
+    A y[Items];
+#pragma unroll
+    for (int i = 0; i < Items; ++i) y[i] = call(f, element(i), i);
+    with_float_dtype(o.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      constexpr int kPack = 16 / int(sizeof(T));
+      if (pack_ > 1) {
+#pragma unroll
+        for (int q = 0; q < Items / kPack; ++q) {
+          const int64_t e = int64_t(q * this->lanes + this->lane) * kPack;
+          Pack<T, kPack> pack;
+#pragma unroll
+          for (int j = 0; j < kPack; ++j) pack.v[j] = convert<T>(y[q * kPack + j]);
+          if (e < this->length()) *reinterpret_cast<Pack<T, kPack>*>(to + e * int64_t(sizeof(T))) = pack;
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < Items; ++i) {
+          const int64_t e = int64_t(i) * this->lanes + this->lane;
+          if (e < this->length()) *reinterpret_cast<T*>(to + e * o.element_stride) = convert<T>(y[i]);
+        }
+      }
+    });
+  }
+
+ private:
+  A x_[Inputs][Items];
+  int pack_;
+
+  __device__ __forceinline__ int64_t element(int i) const {
+    return int64_t(i / pack_ * this->lanes + this->lane) * pack_ + i % pack_;
+  }
+  template <class F>
+  __device__ __forceinline__ auto call(const F& f, int64_t e, int i) {
+    if constexpr (Inputs == 1) return f(e, x_[0][i]);
+    else if constexpr (Inputs == 2) return f(e, x_[0][i], x_[1][i]);
+    else return f(e, x_[0][i], x_[1][i], x_[2][i]);
+  }
+};
+
+// A row that is read again for every pass, a few elements in flight.
+template <class A, Group G, int Inputs>
+class StreamedRow : public RowGroup<A, G> {
+ public:
+  static constexpr bool kHeld = false;
+
+  __device__ __forceinline__ explicit StreamedRow(const RowsPlan& p) : RowGroup<A, G>(p) {
+#pragma unroll
+    for (int k = 0; k < Inputs; ++k) from_[k] = this->base(k);
+  }
+  template <class F>
+  __device__ __forceinline__ void each(const F& f) {
+    constexpr int kInFlight = 4;
+#pragma unroll 1
+    for (int64_t first = this->lane; first < this->length(); first += int64_t(this->lanes) * kInFlight) {
+      A x[Inputs][kInFlight];
+#pragma unroll
+      for (int k = 0; k < Inputs; ++k) {
+        const auto& o = this->plan_.args.operand[k];
+        with_float_dtype(o.dtype, [&](auto zero) {
+#pragma unroll
+          for (int u = 0; u < kInFlight; ++u) {
+            const int64_t e = first + int64_t(u) * this->lanes;
+            x[k][u] = e < this->length()
+                          ? convert<A>(*reinterpret_cast<const decltype(zero)*>(from_[k] + e * o.element_stride))
+                          : A(0);
+          }
+        });
+      }
+#pragma unroll
+      for (int u = 0; u < kInFlight; ++u) {
+        const int64_t e = first + int64_t(u) * this->lanes;
+        if (e >= this->length()) continue;
+        if constexpr (Inputs == 1) f(e, x[0][u]);
+        else if constexpr (Inputs == 2) f(e, x[0][u], x[1][u]);
+        else f(e, x[0][u], x[1][u], x[2][u]);
+      }
+    }
+  }
+  template <class F>
+  __device__ __forceinline__ void write(int operand, const F& f) {
+    const auto& o = this->plan_.args.operand[operand];
+    char* const to = this->base(operand);
+    if (!this->active) return;
+    each([&](int64_t e, auto... x) { store_as(o.dtype, to + e * o.element_stride, f(e, x...)); });
+  }
+
+ private:
+  const char* from_[Inputs];
+};
+
+template <class A, Group G, class Formula, int Items>
+__global__ void __launch_bounds__(G == Group::block ? (sizeof(A) == 8 ? 512 : 1024) : kRowThreads)
+    rows_held(Formula f, const __grid_constant__ RowsPlan p) {
+  HeldRow<A, G, Formula::kInputs, Items> row(p);
+  f.template run<A>(row, p.args);
+}
+template <class A, Group G, class Formula>
+__global__ void __launch_bounds__(G == Group::block ? 512 : kRowThreads)
+    rows_streamed(Formula f, const __grid_constant__ RowsPlan p) {
+  StreamedRow<A, G, Formula::kInputs> row(p);
+  f.template run<A>(row, p.args);
+}
+
+// How the streamed operands (a bit mask) lie.
+enum class RowLayout { packed, along, across };
+RowLayout row_layout(const RowsArgs& args, int streamed);
+RowsPlan plan_rows(const RowsArgs& args);
+
+template <class A, class Formula>
+Status rows_typed(const RowsArgs& args, const Formula& f) {
+  if (args.rows == 0 || args.n == 0) return kSuccess;
+  RowsPlan p = plan_rows(args);
+  const RowLayout layout = row_layout(args, Formula::kStreamed);
+  p.pack = layout == RowLayout::packed ? int(16 / size_of(args.operand[0].dtype)) : 1;
+  const int64_t n = args.n;
+  if (layout == RowLayout::across && n > 32) {
+    p.lanes = kRowThreads / kAcrossRows;
+    return launch({ceil_div(args.rows, kAcrossRows), kRowThreads, args.stream}, &rows_streamed<A, Group::across, Formula>, f, p);
+  }
+  if (n <= 1024) {
+    constexpr int kFew = 8, kMany = 32;
+    const int items = n <= 32 * kFew ? kFew : kMany;
+    for (p.lanes = 1; p.lanes * items < n;) p.lanes *= 2;
+    const Launch how{ceil_div(args.rows, kRowThreads / p.lanes), kRowThreads, args.stream};
+    return items == kFew ? launch(how, &rows_held<A, Group::warp, Formula, kFew>, f, p)
+                         : launch(how, &rows_held<A, Group::warp, Formula, kMany>, f, p);
+  }
+  constexpr int kItems = 16, kMost = sizeof(A) == 8 ? 512 : 1024;
+  if (n <= kItems * kMost)
+    return launch({args.rows, int(ceil_div(n, kItems * 32)) * 32, args.stream},
+                  &rows_held<A, Group::block, Formula, kItems>, f, p);
+  return launch({args.rows, 512, args.stream}, &rows_streamed<A, Group::block, Formula>, f, p);
+}
+
+template <class Formula>
+Status rows(const RowsArgs& args, const Formula& f = Formula{}) {
+  if (args.compute == Dtype::f32) return rows_typed<float>(args, f);
+  if (args.compute == Dtype::f64) return rows_typed<double>(args, f);
+  return kUnsupported;
+}
+
+}  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE
