@@ -10,7 +10,21 @@ Status mul(const MapArgs& a) { return map_with_integers<2, math::Mul>(a); }
 Status div(const MapArgs& a) { return map<2, math::Div>(a); }
 Status div_floor(const MapArgs& a) { return map_with_integers<2, math::DivFloor>(a); }
 Status div_trunc(const MapArgs& a) { return map_with_integers<2, math::DivTrunc>(a); }
-Status pow(const MapArgs& a) { return map_with_integers<2, math::Pow>(a); }
+Status pow(const MapArgs& a) {
+  using math::Exponent;
+  using math::PowConstant;
+  if (!a.operand[2].data) {
+    const double e = a.operand[2].immediate.real;
+    if (e == 2) return map_with_integers<2, PowConstant<Exponent::two>>(a);
+    if (e == 3) return map_with_integers<2, PowConstant<Exponent::three>>(a);
+    const bool floating = a.compute == Dtype::f32 || a.compute == Dtype::f64;
+    if (floating && e == -1) return map<2, PowConstant<Exponent::minus_one>>(a);
+    if (floating && e == -2) return map<2, PowConstant<Exponent::minus_two>>(a);
+    if (floating && e == 0.5) return map<2, PowConstant<Exponent::half>>(a);
+    if (floating && e == -0.5) return map<2, PowConstant<Exponent::minus_half>>(a);
+  }
+  return map_with_integers<2, math::Pow>(a);
+}
 
 Status eq(const MapArgs& a) { return map_comparison<2, math::Eq>(a); }
 Status ne(const MapArgs& a) { return map_comparison<2, math::Ne>(a); }

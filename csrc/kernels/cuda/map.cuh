@@ -247,6 +247,15 @@ Status map_indexed(const MapArgs& a, std::index_sequence<I...>) {
     case Dtype::i64:
       if constexpr (Integers) return map_typed<int64_t, R, Formula, I...>(a, f);
       break;
+    case Dtype::i16:
+      if constexpr (Integers) return launch_strided<int16_t, Formula, 1, I...>(a, f);
+      break;
+    case Dtype::i8:
+      if constexpr (Integers) return launch_strided<int8_t, Formula, 1, I...>(a, f);
+      break;
+    case Dtype::u8:
+      if constexpr (Integers) return launch_strided<uint8_t, Formula, 1, I...>(a, f);
+      break;
     default: break;
   }
   return kUnsupported;

@@ -47,7 +47,7 @@ ReducePlan plan_reduction(const ReduceArgs& a, int items, int fields) {
   const auto at_most = [&](int64_t n) { splits = splits < n ? splits : n; };
   at_most(ceil_div(a.reduced, 4 * step));
   at_most(kWorkspaceBytes / (8 * fields) / a.kept);
-  if (splits < 1 || blocks >= kManyBlocks / 2) splits = 1;
+  if (splits < 1 || blocks >= kManyBlocks / 2 || !a.workspace) splits = 1;
   p.split = ceil_div(ceil_div(a.reduced, splits), step) * step;
   p.splits = ceil_div(a.reduced, p.split);
   return p;

@@ -2,10 +2,10 @@
 //
 // Layout: a row belongs to a group of threads, in one of these ways, chosen by its length and strides.
 //   HeldRow, in a warp     2 to 32 neighbours, up to 32 elements each in registers: several rows a block
-//   HeldRow, in a block    up to 1024 threads, 16 elements each in registers
+//   HeldRow, in a block    up to 512 threads, 32 (float64: 16) elements each in registers
 //   StreamedRow, along     a block reads the row anew for every pass
 //   StreamedRow, across    neighbours work on neighbouring rows, which lie densely in memory; 8 threads a row
-// So a row of up to 16384 elements is read once and written once. Accesses are of 16 bytes where all streamed operands
+// So a row of up to 16384 (8192) elements is read once and written once. Accesses are of 16 bytes where all streamed operands
 // have one size of element and are dense and aligned. Dtypes are looked up at run time, once per pass.
 // Numerics: sums of a group are combined in a fixed order, so that a row's result depends on its values only.
 // Parallel: rows are independent.
@@ -17,6 +17,7 @@ namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 enum class Group { warp, block, across };
 
 constexpr int kRowThreads = 256;  // of a block whose groups are not blocks themselves
+constexpr int kBlockThreads = 512;  // at most, of a block that is a group
 constexpr int kAcrossRows = 32;
 
 struct RowsPlan {
@@ -257,13 +258,13 @@ class StreamedRow : public RowGroup<A, G> {
 };
 
 template <class A, Group G, class Formula, int Items>
-__global__ void __launch_bounds__(G == Group::block ? (sizeof(A) == 8 ? 512 : 1024) : kRowThreads)
+__global__ void __launch_bounds__(G == Group::block ? kBlockThreads : kRowThreads)
     rows_held(Formula f, const __grid_constant__ RowsPlan p) {
   HeldRow<A, G, Formula::kInputs, Items> row(p);
   f.template run<A>(row, p.args);
 }
 template <class A, Group G, class Formula>
-__global__ void __launch_bounds__(G == Group::block ? 512 : kRowThreads)
+__global__ void __launch_bounds__(G == Group::block ? kBlockThreads : kRowThreads)
     rows_streamed(Formula f, const __grid_constant__ RowsPlan p) {
   StreamedRow<A, G, Formula::kInputs> row(p);
   f.template run<A>(row, p.args);
@@ -293,11 +294,11 @@ Status rows_typed(const RowsArgs& args, const Formula& f) {
     return items == kFew ? launch(how, &rows_held<A, Group::warp, Formula, kFew>, f, p)
                          : launch(how, &rows_held<A, Group::warp, Formula, kMany>, f, p);
   }
-  constexpr int kItems = 16, kMost = sizeof(A) == 8 ? 512 : 1024;
-  if (n <= kItems * kMost)
+  constexpr int kItems = sizeof(A) == 8 ? 16 : 32;
+  if (n <= kItems * kBlockThreads)
     return launch({args.rows, int(ceil_div(n, kItems * 32)) * 32, args.stream},
                   &rows_held<A, Group::block, Formula, kItems>, f, p);
-  return launch({args.rows, 512, args.stream}, &rows_streamed<A, Group::block, Formula>, f, p);
+  return launch({args.rows, kBlockThreads, args.stream}, &rows_streamed<A, Group::block, Formula>, f, p);
 }
 
 template <class Formula>
