@@ -137,71 +137,71 @@ struct GemmArgs {
 
 // One line per kernel: this list declares it, and puts it in the table of every backend.
 // clang-format off
-#define FASTGRAD_KERNELS(KERNEL)         \
-  KERNEL(add, MapArgs)                   \
-  KERNEL(sub, MapArgs)                   \
-  KERNEL(mul, MapArgs)                   \
-  KERNEL(div, MapArgs)                   \
-  KERNEL(div_floor, MapArgs)             \
-  KERNEL(div_trunc, MapArgs)             \
-  KERNEL(pow, MapArgs)                   \
-  KERNEL(eq, MapArgs)                    \
-  KERNEL(ne, MapArgs)                    \
-  KERNEL(lt, MapArgs)                    \
-  KERNEL(le, MapArgs)                    \
-  KERNEL(gt, MapArgs)                    \
-  KERNEL(ge, MapArgs)                    \
-  KERNEL(neg, MapArgs)                   \
-  KERNEL(abs, MapArgs)                   \
-  KERNEL(sqrt, MapArgs)                  \
-  KERNEL(exp, MapArgs)                   \
-  KERNEL(log, MapArgs)                   \
-  KERNEL(relu, MapArgs)                  \
-  KERNEL(sigmoid, MapArgs)               \
-  KERNEL(tanh, MapArgs)                  \
-  KERNEL(relu_backward, MapArgs)         \
-  KERNEL(sigmoid_backward, MapArgs)      \
-  KERNEL(tanh_backward, MapArgs)         \
-  KERNEL(abs_backward, MapArgs)          \
-  KERNEL(sqrt_backward, MapArgs)         \
-  KERNEL(copy, MapArgs)                  \
-  KERNEL(gemm, GemmArgs)                 \
-  KERNEL(softmax, RowsArgs)              \
-  KERNEL(softmax_backward, RowsArgs)     \
-  KERNEL(log_softmax, RowsArgs)          \
-  KERNEL(log_softmax_backward, RowsArgs)
-  KERNEL(mse_loss, MapArgs)              \
-  KERNEL(mse_loss_sum, ReduceArgs)       \
-  KERNEL(mse_loss_backward, MapArgs)     \
-  KERNEL(l1_loss, MapArgs)               \
-  KERNEL(l1_loss_sum, ReduceArgs)        \
-  KERNEL(l1_loss_backward, MapArgs)      \
-  KERNEL(smooth_l1_loss, MapArgs)        \
+#define FASTGRAD_KERNELS(KERNEL) \
+  KERNEL(add, MapArgs) \
+  KERNEL(sub, MapArgs) \
+  KERNEL(mul, MapArgs) \
+  KERNEL(div, MapArgs) \
+  KERNEL(div_floor, MapArgs) \
+  KERNEL(div_trunc, MapArgs) \
+  KERNEL(pow, MapArgs) \
+  KERNEL(eq, MapArgs) \
+  KERNEL(ne, MapArgs) \
+  KERNEL(lt, MapArgs) \
+  KERNEL(le, MapArgs) \
+  KERNEL(gt, MapArgs) \
+  KERNEL(ge, MapArgs) \
+  KERNEL(neg, MapArgs) \
+  KERNEL(abs, MapArgs) \
+  KERNEL(sqrt, MapArgs) \
+  KERNEL(exp, MapArgs) \
+  KERNEL(log, MapArgs) \
+  KERNEL(relu, MapArgs) \
+  KERNEL(sigmoid, MapArgs) \
+  KERNEL(tanh, MapArgs) \
+  KERNEL(relu_backward, MapArgs) \
+  KERNEL(sigmoid_backward, MapArgs) \
+  KERNEL(tanh_backward, MapArgs) \
+  KERNEL(abs_backward, MapArgs) \
+  KERNEL(sqrt_backward, MapArgs) \
+  KERNEL(copy, MapArgs) \
+  KERNEL(gemm, GemmArgs) \
+  KERNEL(softmax, RowsArgs) \
+  KERNEL(softmax_backward, RowsArgs) \
+  KERNEL(log_softmax, RowsArgs) \
+  KERNEL(log_softmax_backward, RowsArgs) \
+  KERNEL(mse_loss, MapArgs) \
+  KERNEL(mse_loss_sum, ReduceArgs) \
+  KERNEL(mse_loss_backward, MapArgs) \
+  KERNEL(l1_loss, MapArgs) \
+  KERNEL(l1_loss_sum, ReduceArgs) \
+  KERNEL(l1_loss_backward, MapArgs) \
+  KERNEL(smooth_l1_loss, MapArgs) \
   KERNEL(smooth_l1_loss_sum, ReduceArgs) \
   KERNEL(smooth_l1_loss_backward, MapArgs) \
-  KERNEL(binary_cross_entropy, MapArgs)  \
+  KERNEL(binary_cross_entropy, MapArgs) \
   KERNEL(binary_cross_entropy_sum, ReduceArgs) \
   KERNEL(binary_cross_entropy_backward, MapArgs) \
   KERNEL(binary_cross_entropy_target_backward, MapArgs) \
   KERNEL(count_outside_unit_interval, ReduceArgs) \
-  KERNEL(count_nan, ReduceArgs)          \
+  KERNEL(count_nan, ReduceArgs) \
   KERNEL(binary_cross_entropy_with_logits, MapArgs) \
   KERNEL(binary_cross_entropy_with_logits_sum, ReduceArgs) \
   KERNEL(binary_cross_entropy_with_logits_backward, MapArgs) \
   KERNEL(binary_cross_entropy_with_logits_target_backward, MapArgs) \
-  KERNEL(gemm, GemmArgs)                 \
-  KERNEL(sum, ReduceArgs)                \
-  KERNEL(mean, ReduceArgs)               \
-  KERNEL(prod, ReduceArgs)               \
-  KERNEL(amax, ReduceArgs)               \
-  KERNEL(amin, ReduceArgs)               \
-  KERNEL(max_with_index, ReduceArgs)     \
-  KERNEL(min_with_index, ReduceArgs)     \
-  KERNEL(argmax, ReduceArgs)             \
-  KERNEL(argmin, ReduceArgs)             \
-  KERNEL(var_mean, ReduceArgs)           \
-  KERNEL(std_mean, ReduceArgs)           \
-  KERNEL(logsumexp, ReduceArgs)
+  KERNEL(sum, ReduceArgs) \
+  KERNEL(mean, ReduceArgs) \
+  KERNEL(prod, ReduceArgs) \
+  KERNEL(amax, ReduceArgs) \
+  KERNEL(amin, ReduceArgs) \
+  KERNEL(max_with_index, ReduceArgs) \
+  KERNEL(min_with_index, ReduceArgs) \
+  KERNEL(argmax, ReduceArgs) \
+  KERNEL(argmin, ReduceArgs) \
+  KERNEL(var_mean, ReduceArgs) \
+  KERNEL(std_mean, ReduceArgs) \
+  KERNEL(logsumexp, ReduceArgs) \
+
 // clang-format on
 
 struct Backend {
