@@ -2,6 +2,7 @@
 //
 // Integers: one thread per element of c, sums in the width of the type, wrapping as torch's do.
 #include "gemm.cuh"
+#include "gemm_mma.cuh"
 #include "gemm_simt.cuh"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
@@ -48,6 +49,8 @@ Status gemm(const GemmArgs& g) {
   const int64_t large_tiles = ceil_div(g.m, 128) * ceil_div(g.n, 128) * g.batches;
   switch (g.dtype) {
     case Dtype::f32: return fills_device(large_tiles) ? launch_simt<float, 2>(g) : launch_simt<float, 1>(g);
+    case Dtype::bf16: return fills_device(large_tiles) ? launch_mma<bf16, 4>(g) : launch_mma<bf16, 2>(g);
+    case Dtype::f16: return fills_device(large_tiles) ? launch_mma<f16, 4>(g) : launch_mma<f16, 2>(g);
     case Dtype::f64: return launch_simt<double, 1>(g);
     case Dtype::i64: return integers<int64_t>(g);
     case Dtype::i32: return integers<int32_t>(g);
