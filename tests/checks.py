@@ -77,8 +77,8 @@ def assert_accurate(
 ) -> None:
     """The numerics rule: our error against the reference is at most torch's own, or `ulps` units in the last place.
 
-    `reference` is computed in a higher precision than the dtype under test. `scale` is what errors are relative to where
-    it exceeds the reference: for a sum, the sum of magnitudes.
+    `reference` is computed in a higher precision than the dtype under test. `scale` is what errors are relative to
+    where it exceeds the reference: for a sum, the sum of magnitudes.
     """
     assert ours.dtype == theirs.dtype, f"{what}: dtype {ours.dtype}, torch gives {theirs.dtype}"
     our_error = relative_error(ours, reference.to(ours.dtype) if ours.dtype == torch.bool else reference, scale)

@@ -58,5 +58,7 @@ void bind_matmul(py::module_& m);
 void bind_softmax(py::module_& m);
 void bind_bce(py::module_& m);
 void bind_regression_losses(py::module_& m);
+void bind_reductions(py::module_& m);
+void bind_cross_entropy(py::module_& m);
 
 }  // namespace fastgrad::bindings

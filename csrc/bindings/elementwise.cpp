@@ -99,5 +99,4 @@ void bind_binary_alpha(py::module_& m, const char* name, bool in_place) {
       py::arg("input"), py::arg("other"), py::kw_only(), py::arg("alpha") = 1);
 }
 
-
 }  // namespace fastgrad::bindings

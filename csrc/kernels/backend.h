@@ -12,18 +12,22 @@ enum class Dtype : int8_t { f32, f64, bf16, f16, i64, i32, i16, i8, u8, b8 };
 constexpr int64_t size_of(Dtype d) {
   switch (d) {
     case Dtype::f64:
-    case Dtype::i64: return 8;
+    case Dtype::i64:
+      return 8;
     case Dtype::f32:
-    case Dtype::i32: return 4;
+    case Dtype::i32:
+      return 4;
     case Dtype::bf16:
     case Dtype::f16:
-    case Dtype::i16: return 2;
-    default: return 1;
+    case Dtype::i16:
+      return 2;
+    default:
+      return 1;
   }
 }
 
-using Stream = void*;  // a cudaStream_t; null on the CPU
-using Status = int;    // a cudaError_t; 0 is success
+using Stream = void*;                                                 // a cudaStream_t; null on the CPU
+using Status = int;                                                   // a cudaError_t; 0 is success
 constexpr Status kSuccess = 0, kOutOfMemory = 2, kUnsupported = 801;  // as in cudaError_t
 
 constexpr int kMaxDims = 16;     // after coalescing
@@ -76,9 +80,9 @@ struct ReduceArgs {
     int64_t strides[kMaxDims];  // over the kept dimensions
   } out[2];
   int outputs;
-  Dtype compute;          // as in MapArgs
-  Number parameter[2];    // of the reduction (a correction, a divisor) or the formula
-  void* workspace;        // kWorkspaceBytes of device memory on CUDA; null on the CPU
+  Dtype compute;        // as in MapArgs
+  Number parameter[2];  // of the reduction (a correction, a divisor) or the formula
+  void* workspace;      // kWorkspaceBytes of device memory on CUDA; null on the CPU
   Stream stream;
 };
 constexpr int64_t kWorkspaceBytes = 1 << 20;
@@ -201,6 +205,19 @@ struct GemmArgs {
   KERNEL(var_mean, ReduceArgs) \
   KERNEL(std_mean, ReduceArgs) \
   KERNEL(logsumexp, ReduceArgs) \
+  KERNEL(count_equal, ReduceArgs) \
+  KERNEL(count_zero, ReduceArgs) \
+  KERNEL(prod_nonzero, ReduceArgs) \
+  KERNEL(select_equal, MapArgs) \
+  KERNEL(prod_backward, MapArgs) \
+  KERNEL(var_backward, MapArgs) \
+  KERNEL(logsumexp_backward, MapArgs) \
+  KERNEL(maximum, MapArgs) \
+  KERNEL(minimum, MapArgs) \
+  KERNEL(cross_entropy, RowsArgs) \
+  KERNEL(cross_entropy_backward, RowsArgs) \
+  KERNEL(nll_loss, RowsArgs) \
+  KERNEL(nll_loss_backward, RowsArgs) \
 
 // clang-format on
 

@@ -24,24 +24,23 @@ void refuse_bool(const Tensor& self, const Tensor&, at::ScalarType) {
 }
 
 TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
-  define_unary(m, {"relu", &Backend::relu, Result::same, &refuse_bool},
-               {[](const Saved& s, const Gradients& g) -> Gradients { return {relu_backward(g[0], s.tensors[0])}; },
-                kOutput},
-               /*in_place=*/true);
-  define_unary(m, {"sigmoid", &Backend::sigmoid, Result::floating},
-               {[](const Saved& s, const Gradients& g) -> Gradients { return {sigmoid_backward(g[0], s.tensors[0])}; },
-                kOutput},
-               /*in_place=*/true);
-  define_unary(m, {"tanh", &Backend::tanh, Result::floating},
-               {[](const Saved& s, const Gradients& g) -> Gradients { return {tanh_backward(g[0], s.tensors[0])}; },
-                kOutput});
+  define_unary(
+      m, {"relu", &Backend::relu, Result::same, &refuse_bool},
+      {[](const Saved& s, const Gradients& g) -> Gradients { return {relu_backward(g[0], s.tensors[0])}; }, kOutput},
+      /*in_place=*/true);
+  define_unary(
+      m, {"sigmoid", &Backend::sigmoid, Result::floating},
+      {[](const Saved& s, const Gradients& g) -> Gradients { return {sigmoid_backward(g[0], s.tensors[0])}; }, kOutput},
+      /*in_place=*/true);
+  define_unary(
+      m, {"tanh", &Backend::tanh, Result::floating},
+      {[](const Saved& s, const Gradients& g) -> Gradients { return {tanh_backward(g[0], s.tensors[0])}; }, kOutput});
 
   // The backward ops, with g the gradient and y the activation's output.
-  define_binary(m, {"relu_backward", &Backend::relu_backward, Result::same},
-                {[](const Saved& s, const Gradients& gg) -> Gradients {
-                   return {relu_backward(gg[0], s.tensors[0]), Tensor()};
-                 },
-                 kOther});
+  define_binary(
+      m, {"relu_backward", &Backend::relu_backward, Result::same},
+      {[](const Saved& s, const Gradients& gg) -> Gradients { return {relu_backward(gg[0], s.tensors[0]), Tensor()}; },
+       kOther});
   define_binary(m, {"sigmoid_backward", &Backend::sigmoid_backward, Result::same},
                 {[](const Saved& s, const Gradients& gg) -> Gradients {
                    const Tensor &g = s.tensors[0], &y = s.tensors[1];

@@ -104,8 +104,7 @@ Gradients rounded_div_backward(const Saved& s, const Gradients& g) {
 Gradients pow_backward(const Saved& s, const Gradients& g) {
   const Tensor &a = s.tensors[0], &b = s.tensors[1], &y = s.tensors[2];
   Tensor ga, gb;
-  if (s.needed[0])
-    ga = at::where(at::eq(b, 0), 0, mul(g[0], mul(b, pow(a, sub(b, constant(1, b))))));
+  if (s.needed[0]) ga = at::where(at::eq(b, 0), 0, mul(g[0], mul(b, pow(a, sub(b, constant(1, b))))));
   if (s.needed[1]) gb = at::where(at::eq(a, 0).logical_and(b.ge(0)), 0, mul(g[0], mul(y, log(a))));
   return to_inputs(s, ga, gb);
 }
@@ -169,11 +168,10 @@ TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
   define_unary(m, {"log", &Backend::log, Result::floating},
                {[](const Saved& s, const Gradients& g) -> Gradients { return {div(g[0], s.tensors[0])}; }, kSelf});
 
-  define_binary(m, {"abs_backward", &Backend::abs_backward, Result::same},
-                {[](const Saved& s, const Gradients& gg) -> Gradients {
-                   return {abs_backward(gg[0], s.tensors[0]), Tensor()};
-                 },
-                 kOther});
+  define_binary(
+      m, {"abs_backward", &Backend::abs_backward, Result::same},
+      {[](const Saved& s, const Gradients& gg) -> Gradients { return {abs_backward(gg[0], s.tensors[0]), Tensor()}; },
+       kOther});
   // g / 2y: by g it is linear, by y its derivative is -g / 2y^2.
   define_binary(m, {"sqrt_backward", &Backend::sqrt_backward, Result::same},
                 {[](const Saved& s, const Gradients& gg) -> Gradients {

@@ -24,7 +24,8 @@ void cast_arguments(torch::jit::Stack* stack, size_t count, at::ScalarType to, c
 
 template <Autocast Rule, c10::DispatchKey Key>
 void autocast(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
-  constexpr auto all = c10::DispatchKeySet(c10::DispatchKey::AutocastCPU) | c10::DispatchKeySet(c10::DispatchKey::AutocastCUDA);
+  constexpr auto all =
+      c10::DispatchKeySet(c10::DispatchKey::AutocastCPU) | c10::DispatchKeySet(c10::DispatchKey::AutocastCUDA);
   const c10::impl::ExcludeDispatchKeyGuard guard(all);
   const c10::DeviceType device = device_type_of(Key);
   const auto& arguments = op.schema().arguments();
@@ -54,10 +55,12 @@ void implement(torch::Library& m, const char* name, Autocast rule) {
   switch (rule) {
     case Autocast::lower_precision:
       return add(CppFunction::makeFromBoxedFunction<&autocast<Autocast::lower_precision, Key>>());
-    case Autocast::fp32: return add(CppFunction::makeFromBoxedFunction<&autocast<Autocast::fp32, Key>>());
+    case Autocast::fp32:
+      return add(CppFunction::makeFromBoxedFunction<&autocast<Autocast::fp32, Key>>());
     case Autocast::fp32_set_dtype:
       return add(CppFunction::makeFromBoxedFunction<&autocast<Autocast::fp32_set_dtype, Key>>());
-    case Autocast::promote: return add(CppFunction::makeFromBoxedFunction<&autocast<Autocast::promote, Key>>());
+    case Autocast::promote:
+      return add(CppFunction::makeFromBoxedFunction<&autocast<Autocast::promote, Key>>());
   }
 }
 

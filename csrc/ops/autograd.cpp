@@ -12,8 +12,8 @@ namespace {
 using torch::autograd::AutogradContext;
 
 struct Recorded : torch::autograd::Function<Recorded> {
-  static Gradients forward(AutogradContext* ctx, at::TensorList inputs, int64_t present,
-                           BackwardFunction backward, c10::function_ref<Step()> run) {
+  static Gradients forward(AutogradContext* ctx, at::TensorList inputs, int64_t present, BackwardFunction backward,
+                           c10::function_ref<Step()> run) {
     Step step = [&] {
       const BelowAutograd below;
       return run();

@@ -26,7 +26,7 @@ struct Step {
   Gradients outputs;
   Gradients saved;
   std::vector<c10::IValue> values;
-  bool in_place = false;                    // outputs[0] is inputs[0], modified
+  bool in_place = false;                   // outputs[0] is inputs[0], modified
   std::vector<bool> non_differentiable{};  // per output; empty if all are differentiable
 };
 

@@ -69,9 +69,8 @@ Tensor bce(const Tensor& input, const Tensor& target, const OptionalTensor& weig
   check_sizes(kBce, input, target);
   check_dtype(input, target);
   const Tensor tensors[] = {input, target, defined_or_not(weight)};
-  const Tensor loss =
-      loss_forward({kBce, &Backend::binary_cross_entropy, &Backend::binary_cross_entropy_sum},
-                   at::TensorList(tensors, weight ? 3 : 2), reduction, input.scalar_type(), input);
+  const Tensor loss = loss_forward({kBce, &Backend::binary_cross_entropy, &Backend::binary_cross_entropy_sum},
+                                   at::TensorList(tensors, weight ? 3 : 2), reduction, input.scalar_type(), input);
   check_unit_interval(loss, input, target);
   return loss;
 }
@@ -202,8 +201,7 @@ Gradients logits_backward_second(const Saved& s, const Gradients& gg) {
   const Tensor &g = s.tensors[0], &x = s.tensors[1], &t = s.tensors[2];
   const OptionalTensor w = optional(s.tensors[3]), p = optional(s.tensors[4]);
   Tensor of_g, of_x, of_t;
-  if (s.needed[0])
-    of_g = sum_to(call_logits_backward(gg[0], x, t, w, p, s.values[0].toInt()), g.sym_sizes());
+  if (s.needed[0]) of_g = sum_to(call_logits_backward(gg[0], x, t, w, p, s.values[0].toInt()), g.sym_sizes());
   if (s.needed[1] || s.needed[2]) {
     const Tensor factor = logits_factor(gg[0], s);
     if (s.needed[1]) {
@@ -218,8 +216,7 @@ Gradients logits_target_backward_second(const Saved& s, const Gradients& gg) {
   const Tensor &g = s.tensors[0], &x = s.tensors[1], &t = s.tensors[2];
   const OptionalTensor w = optional(s.tensors[3]), p = optional(s.tensors[4]);
   Tensor of_g, of_x;
-  if (s.needed[0])
-    of_g = sum_to(call_logits_target_backward(gg[0], x, t, w, p, s.values[0].toInt()), g.sym_sizes());
+  if (s.needed[0]) of_g = sum_to(call_logits_target_backward(gg[0], x, t, w, p, s.values[0].toInt()), g.sym_sizes());
   if (s.needed[1]) of_x = logits_mixed(logits_factor(gg[0], s), s);
   return {of_g, of_x, Tensor(), Tensor(), Tensor()};
 }

@@ -1,9 +1,9 @@
 // Elementwise ops: shapes, promotion and registration; see elementwise.h.
 #include "elementwise.h"
+#include "ops.h"
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/sum.h>
 #include <ATen/ExpandUtils.h>
+#include <ATen/ops/empty.h>
 
 namespace fastgrad::ops {
 namespace {
@@ -93,7 +93,7 @@ Tensor sum_to(const Tensor& grad, c10::SymIntArrayRef sizes) {
   std::vector<int64_t> dims;
   for (int64_t d = 0; d < grad.dim(); ++d)
     if (d < lead || (sizes[d - lead] == 1 && grad.sym_size(d) != 1)) dims.push_back(d);
-  const Tensor sum = dims.empty() ? grad : at::sum(grad, dims, /*keepdim=*/true);
+  const Tensor sum = dims.empty() ? grad : ops::sum(grad, at::IntArrayRef(dims), /*keepdim=*/true);
   return lead > 0 ? sum.view_symint(sizes) : sum;
 }
 
@@ -161,8 +161,8 @@ void define_elementwise(torch::Library& m, const ElementwiseSpec& spec, const Di
       });
 
   const std::string keyword = arguments.find('*') == std::string::npos ? ", *" : "";
-  const auto out_op = declare<void(const In&..., const Tensor&)>(
-      m, name + ".out(" + arguments + keyword + ", Tensor(a!) out) -> ()");
+  const auto out_op =
+      declare<void(const In&..., const Tensor&)>(m, name + ".out(" + arguments + keyword + ", Tensor(a!) out) -> ()");
   implement(
       m, name + ".out", [spec](const In&... in, const Tensor& out) { compute(spec, out, false, in...); },
       [spec, out_op](const In&... in, const Tensor& out) {
@@ -177,8 +177,8 @@ void define_elementwise(torch::Library& m, const ElementwiseSpec& spec, const Di
       });
 
   if (!in_place) return;
-  const auto in_place_op =
-      declare<void(const In&...)>(m, name + "_(Tensor(a!) input" + arguments.substr(arguments.find("input") + 5) + ") -> ()");
+  const auto in_place_op = declare<void(const In&...)>(
+      m, name + "_(Tensor(a!) input" + arguments.substr(arguments.find("input") + 5) + ") -> ()");
   implement(
       m, name + "_",
       [spec](const In&... in) {
@@ -196,9 +196,8 @@ void define_elementwise(torch::Library& m, const ElementwiseSpec& spec, const Di
           return bump_version(inputs[0]);
         }
         // What backward needs of the overwritten input is kept aside first, with its history for double backward.
-        const Tensor before = d.save & kSelf && inputs.size() == 2 && inputs[1].requires_grad()
-                                  ? inputs[0].clone()
-                                  : inputs[0];
+        const Tensor before =
+            d.save & kSelf && inputs.size() == 2 && inputs[1].requires_grad() ? inputs[0].clone() : inputs[0];
         record(inputs, d.backward, [&] {
           in_place_op.call(in...);
           Step step = make_step(d, inputs, inputs[0], alpha_of(in...));
@@ -218,8 +217,7 @@ void define_binary(torch::Library& m, const ElementwiseSpec& spec, Differentiati
   define_elementwise<Tensor, Tensor>(m, spec, d, in_place, "Tensor input, Tensor other");
 }
 void define_binary_alpha(torch::Library& m, const ElementwiseSpec& spec, Differentiation d, bool in_place) {
-  define_elementwise<Tensor, Tensor, at::Scalar>(m, spec, d, in_place,
-                                                 "Tensor input, Tensor other, *, Scalar alpha=1");
+  define_elementwise<Tensor, Tensor, at::Scalar>(m, spec, d, in_place, "Tensor input, Tensor other, *, Scalar alpha=1");
 }
 
 }  // namespace fastgrad::ops

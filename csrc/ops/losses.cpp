@@ -40,8 +40,7 @@ IndexSpace index_space(const char* op, at::IntArrayRef shape, at::TensorList ten
   s.numel = c10::multiply_integers(shape);
   const int count = tensors.size();
   bool plain = true;
-  for (const Tensor& t : tensors)
-    plain &= !t.defined() || t.dim() == 0 || (t.is_contiguous() && t.sizes() == shape);
+  for (const Tensor& t : tensors) plain &= !t.defined() || t.dim() == 0 || (t.is_contiguous() && t.sizes() == shape);
   if (plain) {
     s.dims = 1;
     s.shape[0] = s.numel;
@@ -115,9 +114,12 @@ bool is_constant(const Tensor& t, const IndexSpace& space, c10::Device device, N
     return true;
   }
   if (!t.is_cpu() || t.numel() != 1 || (device.is_cpu() && space.numel == 1)) return false;
-  if (t.scalar_type() == at::kFloat) value = number(at::Scalar(*t.const_data_ptr<float>()));
-  else if (t.scalar_type() == at::kDouble) value = number(at::Scalar(*t.const_data_ptr<double>()));
-  else value = number(t.item());
+  if (t.scalar_type() == at::kFloat)
+    value = number(at::Scalar(*t.const_data_ptr<float>()));
+  else if (t.scalar_type() == at::kDouble)
+    value = number(at::Scalar(*t.const_data_ptr<double>()));
+  else
+    value = number(t.item());
   return true;
 }
 
@@ -154,8 +156,8 @@ void run_map(const char* op, Kernel<MapArgs> kernel, const Tensor& out, at::Tens
   run_kernel(op, kernel, a, device);
 }
 
-void run_sum(const char* op, Kernel<ReduceArgs> kernel, const Tensor& out, at::IntArrayRef shape,
-             at::TensorList inputs, Dtype compute, Number divisor, Number second) {
+void run_sum(const char* op, Kernel<ReduceArgs> kernel, const Tensor& out, at::IntArrayRef shape, at::TensorList inputs,
+             Dtype compute, Number divisor, Number second) {
   const c10::Device device = device_of(op, inputs);
   const IndexSpace space = index_space(op, shape, inputs);
   ReduceArgs a;
@@ -247,8 +249,8 @@ Tensor loss_backward(const char* op, Kernel<MapArgs> kernel, const Tensor& grad,
   std::copy(inputs.begin(), inputs.end(), all.begin() + 1);
   const Tensor out = like.sizes() == shape ? at::empty_like(like) : at::empty(shape, like.options());
   const double scale = loss_scale(inputs[0], other, reduction);
-  run_map(op, kernel, out, at::TensorList(all.data(), inputs.size() + 1), compute_of(inputs[0], other, like.scalar_type()),
-          {scale, 0}, {beta, 0});
+  run_map(op, kernel, out, at::TensorList(all.data(), inputs.size() + 1),
+          compute_of(inputs[0], other, like.scalar_type()), {scale, 0}, {beta, 0});
   return out;
 }
 

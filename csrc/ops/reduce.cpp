@@ -25,8 +25,10 @@ void sort_and_coalesce(std::vector<Dim>& dims, size_t operands, bool in_order) {
   for (const Dim& d : dims) {
     bool merges = n > 0;
     for (size_t k = 0; merges && k < operands; ++k) merges = d.strides[k] == dims[n - 1].strides[k] * dims[n - 1].size;
-    if (merges) dims[n - 1].size *= d.size;
-    else dims[n++] = d;
+    if (merges)
+      dims[n - 1].size *= d.size;
+    else
+      dims[n++] = d;
   }
   dims.resize(n);
 }
@@ -41,8 +43,10 @@ DimMask dim_mask(at::OptionalIntArrayRef dim, int64_t ndim) {
 at::DimVector reduced_shape(at::IntArrayRef shape, const DimMask& reduced, bool keepdim) {
   at::DimVector result;
   for (size_t d = 0; d < shape.size(); ++d)
-    if (!reduced[d]) result.push_back(shape[d]);
-    else if (keepdim) result.push_back(1);
+    if (!reduced[d])
+      result.push_back(shape[d]);
+    else if (keepdim)
+      result.push_back(1);
   return result;
 }
 

@@ -187,7 +187,8 @@ TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
                               [&] { return call_smooth_l1(input, target, reduction, beta); });
             });
   declare<SmoothL1Backward>(
-      m, "smooth_l1_loss_backward(Tensor grad_output, Tensor input, Tensor target, int reduction, float beta) -> Tensor");
+      m,
+      "smooth_l1_loss_backward(Tensor grad_output, Tensor input, Tensor target, int reduction, float beta) -> Tensor");
   implement(m, "smooth_l1_loss_backward", &smooth_l1_loss_backward,
             [](const Tensor& grad, const Tensor& input, const Tensor& target, int64_t reduction, double beta) {
               return recorded("smooth_l1_loss_backward", &smooth_l1_second, {grad, input, target}, {reduction, beta},

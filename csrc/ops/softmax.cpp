@@ -95,9 +95,9 @@ struct Family {
       return {s.needed[0] ? sub(v, sum_along(vp, dim)) : Tensor(),
               s.needed[1] ? neg(mul(vp, sum_along(g, dim))) : Tensor()};
     } else {
-      return {s.needed[0] ? ops::softmax_backward(v, y, dim, g.scalar_type()) : Tensor(),
-              s.needed[1] ? sub(mul(v, sub(g, sum_along(mul(g, y), dim))), mul(g, sum_along(mul(v, y), dim)))
-                          : Tensor()};
+      return {
+          s.needed[0] ? ops::softmax_backward(v, y, dim, g.scalar_type()) : Tensor(),
+          s.needed[1] ? sub(mul(v, sub(g, sum_along(mul(g, y), dim))), mul(g, sum_along(mul(v, y), dim))) : Tensor()};
     }
   }
   static Tensor backward_autograd(const Tensor& grad, const Tensor& output, int64_t dim, at::ScalarType input_dtype) {
@@ -113,8 +113,8 @@ struct Family {
   static void define(torch::Library& m) {
     declare<Forward>(m, std::string(name) + "(Tensor input, int dim, ScalarType? dtype=None) -> Tensor");
     implement(m, name, &forward, &forward_autograd);
-    declare<Backward>(m, std::string(backward_name) +
-                             "(Tensor grad, Tensor output, int dim, ScalarType input_dtype) -> Tensor");
+    declare<Backward>(
+        m, std::string(backward_name) + "(Tensor grad, Tensor output, int dim, ScalarType input_dtype) -> Tensor");
     implement(m, backward_name, &backward, &backward_autograd);
     define_autocast(m, name, Autocast::fp32_set_dtype);
   }

@@ -8,28 +8,43 @@ namespace fastgrad::ops {
 
 Dtype dtype_of(at::ScalarType type) {
   switch (type) {
-    case at::kFloat: return Dtype::f32;
-    case at::kDouble: return Dtype::f64;
-    case at::kBFloat16: return Dtype::bf16;
-    case at::kHalf: return Dtype::f16;
-    case at::kLong: return Dtype::i64;
-    case at::kInt: return Dtype::i32;
-    case at::kShort: return Dtype::i16;
-    case at::kChar: return Dtype::i8;
-    case at::kByte: return Dtype::u8;
-    case at::kBool: return Dtype::b8;
-    default: TORCH_CHECK_NOT_IMPLEMENTED(false, "fastgrad: dtype ", type, " is not supported");
+    case at::kFloat:
+      return Dtype::f32;
+    case at::kDouble:
+      return Dtype::f64;
+    case at::kBFloat16:
+      return Dtype::bf16;
+    case at::kHalf:
+      return Dtype::f16;
+    case at::kLong:
+      return Dtype::i64;
+    case at::kInt:
+      return Dtype::i32;
+    case at::kShort:
+      return Dtype::i16;
+    case at::kChar:
+      return Dtype::i8;
+    case at::kByte:
+      return Dtype::u8;
+    case at::kBool:
+      return Dtype::b8;
+    default:
+      TORCH_CHECK_NOT_IMPLEMENTED(false, "fastgrad: dtype ", type, " is not supported");
   }
 }
 
 Dtype compute_dtype(at::ScalarType type) {
   switch (dtype_of(type)) {
-    case Dtype::f64: return Dtype::f64;
+    case Dtype::f64:
+      return Dtype::f64;
     case Dtype::f32:
     case Dtype::bf16:
-    case Dtype::f16: return Dtype::f32;
-    case Dtype::b8: return Dtype::u8;
-    default: return dtype_of(type);
+    case Dtype::f16:
+      return Dtype::f32;
+    case Dtype::b8:
+      return Dtype::u8;
+    default:
+      return dtype_of(type);
   }
 }
 

@@ -41,8 +41,8 @@ def binary_cross_entropy(
     code = reduction_code(size_average, reduce, reduction)
     if target.size() != input.size():
         raise ValueError(
-            f"Using a target size ({target.size()}) that is different to the input size ({input.size()}) is deprecated. "
-            "Please ensure they have the same size."
+            f"Using a target size ({target.size()}) that is different to the input size ({input.size()}) is deprecated."
+            " Please ensure they have the same size."
         )
     return _binary_cross_entropy(input, target, weight, code)
 

@@ -68,7 +68,8 @@ template <class T>
 void load_run(Dtype dtype, T* to, const char* from, int64_t stride, int64_t n) {
   switch (dtype) {
 #define FASTGRAD_CASE(name, S) \
-  case Dtype::name: return load_typed<T, S>(to, from, stride, n);
+  case Dtype::name:            \
+    return load_typed<T, S>(to, from, stride, n);
     FASTGRAD_DTYPES(FASTGRAD_CASE)
 #undef FASTGRAD_CASE
   }
@@ -77,14 +78,15 @@ template <class T>
 void store_run(Dtype dtype, const T* from, char* to, int64_t stride, int64_t n) {
   switch (dtype) {
 #define FASTGRAD_CASE(name, S) \
-  case Dtype::name: return store_typed<T, S>(from, to, stride, n);
+  case Dtype::name:            \
+    return store_typed<T, S>(from, to, stride, n);
     FASTGRAD_DTYPES(FASTGRAD_CASE)
 #undef FASTGRAD_CASE
   }
 }
 
-#define FASTGRAD_INSTANTIATE(T)                                           \
-  template void load_run<T>(Dtype, T*, const char*, int64_t, int64_t);    \
+#define FASTGRAD_INSTANTIATE(T)                                        \
+  template void load_run<T>(Dtype, T*, const char*, int64_t, int64_t); \
   template void store_run<T>(Dtype, const T*, char*, int64_t, int64_t);
 FASTGRAD_INSTANTIATE(float)
 FASTGRAD_INSTANTIATE(double)

@@ -95,13 +95,20 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
 Status map_driver(const MapArgs& a, MapBlock block, const void* formula) {
   parallel_for(0, a.numel, kGrain, [&](int64_t begin, int64_t end) {
     switch (a.compute) {
-      case Dtype::f32: return map_range<float>(a, begin, end, block, formula);
-      case Dtype::f64: return map_range<double>(a, begin, end, block, formula);
-      case Dtype::i64: return map_range<int64_t>(a, begin, end, block, formula);
-      case Dtype::i32: return map_range<int32_t>(a, begin, end, block, formula);
-      case Dtype::i16: return map_range<int16_t>(a, begin, end, block, formula);
-      case Dtype::i8: return map_range<int8_t>(a, begin, end, block, formula);
-      default: return map_range<uint8_t>(a, begin, end, block, formula);
+      case Dtype::f32:
+        return map_range<float>(a, begin, end, block, formula);
+      case Dtype::f64:
+        return map_range<double>(a, begin, end, block, formula);
+      case Dtype::i64:
+        return map_range<int64_t>(a, begin, end, block, formula);
+      case Dtype::i32:
+        return map_range<int32_t>(a, begin, end, block, formula);
+      case Dtype::i16:
+        return map_range<int16_t>(a, begin, end, block, formula);
+      case Dtype::i8:
+        return map_range<int8_t>(a, begin, end, block, formula);
+      default:
+        return map_range<uint8_t>(a, begin, end, block, formula);
     }
   });
   return kSuccess;

@@ -54,8 +54,10 @@ void map_block(void* const* operand, int64_t n, const void* formula) {
 
 template <class Formula>
 FASTGRAD_INLINE Formula make_formula(const Number* parameter) {
-  if constexpr (std::is_constructible_v<Formula, const Number*>) return Formula(parameter);
-  else return Formula{};
+  if constexpr (std::is_constructible_v<Formula, const Number*>)
+    return Formula(parameter);
+  else
+    return Formula{};
 }
 
 template <bool Integers, class Formula, size_t... I>

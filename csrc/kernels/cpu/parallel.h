@@ -13,8 +13,7 @@ template <class F>
 inline __attribute__((always_inline)) void parallel_for(int64_t begin, int64_t end, int64_t grain, const F& f) {
   if (end - begin <= grain) return f(begin, end);
   torch_parallel_for(
-      begin, end, grain, [](int64_t b, int64_t e, void* g) { (*static_cast<const F*>(g))(b, e); },
-      const_cast<F*>(&f));
+      begin, end, grain, [](int64_t b, int64_t e, void* g) { (*static_cast<const F*>(g))(b, e); }, const_cast<F*>(&f));
 }
 
 }  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

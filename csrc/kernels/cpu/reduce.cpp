@@ -109,7 +109,7 @@ struct Driver {
   };
   static constexpr int64_t kTile = kTileBytes / sizeof(T);
   struct Tile {
-    alignas(64) T buffer[kMaxInputs][kTileRows * kTile] = {};
+    alignas(64) T buffer[kMaxInputs][kTileRows * kTile];
   };
 
   static void gather(const ReduceArgs::Input& in, const char* base, const Strided& s, int64_t begin, int64_t n, T* to) {
@@ -171,6 +171,10 @@ struct Driver {
   void columns(int64_t j0, int64_t j1, int64_t begin, int64_t end, W* state, int64_t pitch) const {
     Tile tile;
     const int64_t width = j1 - j0;
+    // Whole registers are read: what lies behind the columns must be numbers.
+    for (int k = 0; k < a.inputs; ++k)
+      for (int64_t r = 0; r < kTileRows; ++r)
+        for (int64_t c = width; c % 16 != 0; ++c) tile.buffer[k][r * kTile + c] = 0;
     const T* in[kMaxInputs];
     int64_t row_stride[kMaxInputs], rows;
     for (int64_t at = begin; at < end; at += rows) {

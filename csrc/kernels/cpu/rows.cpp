@@ -9,9 +9,9 @@
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
-constexpr int64_t kTileBytes = 1 << 18;     // a tile of one operand: a few fit L2
-constexpr int64_t kLongBlock = 4096;        // elements of a row that is read twice anyway: stays in L1
-constexpr int64_t kPieceElements = 32768;   // worth a thread
+constexpr int64_t kTileBytes = 1 << 18;       // a tile of one operand: a few fit L2
+constexpr int64_t kLongBlock = 4096;          // elements of a row that is read twice anyway: stays in L1
+constexpr int64_t kPieceElements = 32768;     // worth a thread
 constexpr int64_t kShortRow = 4 * kVecBytes;  // bytes; below, lanes are better filled with rows
 
 FASTGRAD_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -30,7 +30,9 @@ RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_b
     if (!o.data || a.row_shape[0] < 4 || o.element_stride == size_of(o.dtype) || o.element_stride == 0) continue;
     plan.across |= magnitude(o.row_strides[0]) < magnitude(o.element_stride);
   }
-  plan.tile_rows = 1;
+  const bool no_streams = streams.inputs + streams.outputs == 0;
+  plan.across &= !no_streams;
+  plan.tile_rows = no_streams ? kTileRows : 1;
   if (plan.across) {
     plan.tile_rows = kTileRows;
     while (plan.tile_rows > 16 && plan.tile_rows * a.n * item > kTileBytes) plan.tile_rows /= 2;
@@ -124,11 +126,14 @@ void RowBuffers<T>::load(const RowTile& tile, int64_t begin, int64_t n, bool gat
           transpose(reinterpret_cast<const T*>(from), row / item, to, plan_.tile_rows, run.count, n);
           continue;
         }
-        if (row == n * item) load_run<T>(o.dtype, scratch_, from, item, run.count * n);
-        else for (int j = 0; j < run.count; ++j) load_run<T>(o.dtype, scratch_ + j * n, from + j * row, item, n);
+        if (row == n * item)
+          load_run<T>(o.dtype, scratch_, from, item, run.count * n);
+        else
+          for (int j = 0; j < run.count; ++j) load_run<T>(o.dtype, scratch_ + j * n, from + j * row, item, n);
         transpose(scratch_, n, to, plan_.tile_rows, run.count, n);
       } else if (o.dtype == dtype_of<T> && row == item && run.count == 16) {
-        for (int64_t i = 0; i < n; ++i) std::memcpy(to + i * plan_.tile_rows, from + i * o.element_stride, 16 * sizeof(T));
+        for (int64_t i = 0; i < n; ++i)
+          std::memcpy(to + i * plan_.tile_rows, from + i * o.element_stride, 16 * sizeof(T));
       } else {
         for (int64_t i = 0; i < n; ++i)
           load_run<T>(o.dtype, to + i * plan_.tile_rows, from + i * o.element_stride, row, run.count);
@@ -158,10 +163,13 @@ void RowBuffers<T>::store(const RowTile& tile, int64_t begin, int64_t n) {
           continue;
         }
         transpose(from, plan_.tile_rows, scratch_, n, n, run.count);
-        if (row == n * item) store_run<T>(o.dtype, scratch_, to, item, run.count * n);
-        else for (int j = 0; j < run.count; ++j) store_run<T>(o.dtype, scratch_ + j * n, to + j * row, item, n);
+        if (row == n * item)
+          store_run<T>(o.dtype, scratch_, to, item, run.count * n);
+        else
+          for (int j = 0; j < run.count; ++j) store_run<T>(o.dtype, scratch_ + j * n, to + j * row, item, n);
       } else if (o.dtype == dtype_of<T> && row == item && run.count == 16) {
-        for (int64_t i = 0; i < n; ++i) std::memcpy(to + i * o.element_stride, from + i * plan_.tile_rows, 16 * sizeof(T));
+        for (int64_t i = 0; i < n; ++i)
+          std::memcpy(to + i * o.element_stride, from + i * plan_.tile_rows, 16 * sizeof(T));
       } else {
         for (int64_t i = 0; i < n; ++i)
           store_run<T>(o.dtype, from + i * plan_.tile_rows, to + i * o.element_stride, row, run.count);

@@ -1,8 +1,8 @@
 // The row engine: rows<Formula>(args) on the CPU, for formulas that reduce along a row and then map over it.
 //
 // Layout: a formula sees blocks of its compute type in one of two shapes. Along: contiguous elements of one row fill
-// the lanes of a register. Across: a tile of adjacent rows lies side by side, element by element, so that each lane is a
-// row; this serves rows whose elements are strided (softmax over dimension 0: the tile is gathered by whole cache
+// the lanes of a register. Across: a tile of adjacent rows lies side by side, element by element, so that each lane is
+// a row; this serves rows whose elements are strided (softmax over dimension 0: the tile is gathered by whole cache
 // lines) and rows too short to fill registers. A block is used in place where layout and dtype allow (along), and
 // otherwise gathered into a buffer that fits the cache, and scattered after.
 // Passes: accumulate() over all blocks of a row, then emit() over all blocks. A row that is one block is read once; a
@@ -16,8 +16,8 @@
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
-constexpr int kTileRows = 64;      // most rows of a tile; a multiple of every register's lanes
-constexpr int kMaxStreams = 3;     // operands of which a formula sees whole rows
+constexpr int kTileRows = 64;   // most rows of a tile; a multiple of every register's lanes
+constexpr int kMaxStreams = 3;  // operands of which a formula sees whole rows
 constexpr int kMaxPieces = 1024;
 
 // Adjacent rows, in runs along dimension 0 of the row index space.
@@ -48,7 +48,7 @@ struct RowsPlan {
   int tile_rows;               // lanes of a tile; 1 along
   int64_t block;               // elements of a row at a time
   int64_t piece_rows, pieces;  // rows a piece, a multiple of tile_rows
-  bool single;  // the row is one block
+  bool single;                 // the row is one block
 };
 
 // What a formula reads and writes by rows: args.operand[index[0..inputs)] and args.operand[index[inputs..)].
@@ -67,6 +67,7 @@ struct Part {
 template <class T, bool Across>
 struct RowBlock {
   using V = Vec<T>;
+  static constexpr bool rows_in_lanes = Across;
   T* data[kMaxStreams];  // at the first lane of the group
   int64_t pitch;         // across: from one element of a row to the next
   int64_t begin, n;      // the block's place in the row
@@ -109,8 +110,10 @@ struct RowBlock {
   // The lanes' partial results as one, in every lane; across, lanes are rows and stay apart.
   template <class Combine>
   static FASTGRAD_INLINE V lanes(V v, const Combine& combine) {
-    if constexpr (Across) return v;
-    else return V(reduce_lanes(v, combine));
+    if constexpr (Across)
+      return v;
+    else
+      return V(reduce_lanes(v, combine));
   }
 };
 
@@ -184,7 +187,8 @@ template <class F>
 concept Accumulates = requires { F::accumulates; };
 
 template <class T, bool Across, class Formula>
-FASTGRAD_INLINE void rows_tile(const RowsPlan& plan, RowBuffers<T>& buffers, const RowTile& tile, int64_t n, Formula& f) {
+FASTGRAD_INLINE void rows_tile(const RowsPlan& plan, RowBuffers<T>& buffers, const RowTile& tile, int64_t n,
+                               Formula& f) {
   using B = RowBlock<T, Across>;
   const auto groups = [&](int64_t begin, int64_t length, T* const* data, const auto& pass) {
     for (int lane = 0; lane < (Across ? tile.rows : 1); lane += B::V::size) {
@@ -241,8 +245,10 @@ template <class T, class Formula, class Shared>
 int64_t rows_of(const RowsArgs& a, Shared* shared) {
   const RowsPlan plan = plan_rows(a, Formula::streams, Formula::along_block);
   parallel_for(0, plan.pieces, 1, [&](int64_t begin, int64_t end) {
-    if (plan.across) rows_pieces<T, true, Formula>(a, plan, begin, end, shared);
-    else rows_pieces<T, false, Formula>(a, plan, begin, end, shared);
+    if (plan.across)
+      rows_pieces<T, true, Formula>(a, plan, begin, end, shared);
+    else
+      rows_pieces<T, false, Formula>(a, plan, begin, end, shared);
   });
   return plan.pieces;
 }

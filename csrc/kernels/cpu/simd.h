@@ -103,16 +103,22 @@ struct Vec {
   }
   // max and min keep NaN of either side.
   friend FASTGRAD_INLINE Vec max(Vec a, Vec b) {
-    if constexpr (std::is_integral_v<T>) return a.v > b.v ? a.v : b.v;
-    else return (a.v > b.v) | (a.v != a.v) ? a.v : b.v;
+    if constexpr (std::is_integral_v<T>)
+      return a.v > b.v ? a.v : b.v;
+    else
+      return (a.v > b.v) | (a.v != a.v) ? a.v : b.v;
   }
   friend FASTGRAD_INLINE Vec min(Vec a, Vec b) {
-    if constexpr (std::is_integral_v<T>) return a.v < b.v ? a.v : b.v;
-    else return (a.v < b.v) | (a.v != a.v) ? a.v : b.v;
+    if constexpr (std::is_integral_v<T>)
+      return a.v < b.v ? a.v : b.v;
+    else
+      return (a.v < b.v) | (a.v != a.v) ? a.v : b.v;
   }
   friend FASTGRAD_INLINE Vec abs(Vec a) {
-    if constexpr (std::is_integral_v<T>) return a.v < 0 ? -a.v : a.v;
-    else return from_bits(a.bits() & ~sign_bit());
+    if constexpr (std::is_integral_v<T>)
+      return a.v < 0 ? -a.v : a.v;
+    else
+      return from_bits(a.bits() & ~sign_bit());
   }
 
   // Floating point only.
@@ -132,14 +138,20 @@ struct Vec {
   friend FASTGRAD_INLINE Vec trunc(Vec a) { return copysign(floor(abs(a)), a); }
   friend FASTGRAD_INLINE Vec sqrt(Vec a) {
 #if defined(__AVX512F__)
-    if constexpr (sizeof(T) == 4) return (Register)_mm512_sqrt_ps((__m512)a.v);
-    else return (Register)_mm512_sqrt_pd((__m512d)a.v);
+    if constexpr (sizeof(T) == 4)
+      return (Register)_mm512_sqrt_ps((__m512)a.v);
+    else
+      return (Register)_mm512_sqrt_pd((__m512d)a.v);
 #elif defined(__AVX2__)
-    if constexpr (sizeof(T) == 4) return (Register)_mm256_sqrt_ps((__m256)a.v);
-    else return (Register)_mm256_sqrt_pd((__m256d)a.v);
+    if constexpr (sizeof(T) == 4)
+      return (Register)_mm256_sqrt_ps((__m256)a.v);
+    else
+      return (Register)_mm256_sqrt_pd((__m256d)a.v);
 #elif defined(__SSE2__)
-    if constexpr (sizeof(T) == 4) return (Register)_mm_sqrt_ps((__m128)a.v);
-    else return (Register)_mm_sqrt_pd((__m128d)a.v);
+    if constexpr (sizeof(T) == 4)
+      return (Register)_mm_sqrt_ps((__m128)a.v);
+    else
+      return (Register)_mm_sqrt_pd((__m128d)a.v);
 #else
     Vec r;
     for (int i = 0; i < size; ++i) r.v[i] = math::sqrt(a.v[i]);

@@ -130,8 +130,8 @@ FASTGRAD_INLINE Vec<T> fmod(Vec<T> a, Vec<T> b) {
   using V = Vec<T>;
   constexpr T tiny = sizeof(T) == 4 ? T(1e-30) : T(1e-290);
   const V q = a / b;
-  const auto plain = (abs(q) < V(T(int64_t(1) << (V::R::kMantissa - 2)))) & (abs(b) > V(tiny)) &
-                     (abs(b) < V(T(__builtin_inf())));
+  const auto plain =
+      (abs(q) < V(T(int64_t(1) << (V::R::kMantissa - 2)))) & (abs(b) > V(tiny)) & (abs(b) < V(T(__builtin_inf())));
   if (!any(~plain)) {
     V r = fma(-trunc(q), b, a);
     const V step = copysign(b, a);
@@ -144,8 +144,8 @@ FASTGRAD_INLINE Vec<T> fmod(Vec<T> a, Vec<T> b) {
 }
 
 #if defined(__FMA__)
-// x^y for positive finite x in double: y log x carried in two doubles (high + low), so that the exponential's argument is
-// right to the last bit even where it is large. log(m 2^e) = e ln2 + 2s + s^3 (2/3 + z P(z)), s = (m - 1) / (m + 1),
+// x^y for positive finite x in double: y log x carried in two doubles (high + low), so that the exponential's argument
+// is right to the last bit even where it is large. log(m 2^e) = e ln2 + 2s + s^3 (2/3 + z P(z)), s = (m - 1) / (m + 1),
 // z = s^2, with 2s and s^3 2/3 in double-double (Dekker 1971, with fma) and P in double.
 FASTGRAD_INLINE Vec<double> pow_positive(Vec<double> x, Vec<double> y) {
   using V = Vec<double>;

@@ -58,9 +58,12 @@ struct SoftmaxRows : RowFormula<T> {
   template <class B>
   FASTGRAD_INLINE void emit(const B& b, bool whole) {
     const V m = max.get(b.lane), r = sum.get(b.lane);
-    if (Log) b.each([&](auto s) { b.store(1, s, math::log_softmax(b.load(0, s), m, r)); });
-    else if (whole) b.each([&](auto s) { b.store(1, s, b.load(1, s) * r); });
-    else b.each([&](auto s) { b.store(1, s, math::softmax(b.load(0, s), m, r)); });
+    if (Log)
+      b.each([&](auto s) { b.store(1, s, math::log_softmax(b.load(0, s), m, r)); });
+    else if (whole)
+      b.each([&](auto s) { b.store(1, s, b.load(1, s) * r); });
+    else
+      b.each([&](auto s) { b.store(1, s, math::softmax(b.load(0, s), m, r)); });
   }
 };
 

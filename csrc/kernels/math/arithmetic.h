@@ -47,8 +47,10 @@ FASTGRAD_FORMULA V integer_quotient(V a, V b) {
 struct DivTrunc {
   template <class V>
   FASTGRAD_FORMULA V operator()(V a, V b) const {
-    if constexpr (is_integer<V>) return integer_quotient(a, b);
-    else return trunc(a / b);
+    if constexpr (is_integer<V>)
+      return integer_quotient(a, b);
+    else
+      return trunc(a / b);
   }
 };
 
@@ -100,21 +102,27 @@ template <Exponent E>
 struct PowConstant {
   template <class V>
   FASTGRAD_FORMULA V operator()(V a, V) const {
-    if constexpr (E == Exponent::two) return a * a;
-    else if constexpr (E == Exponent::three) return a * a * a;
-    else if constexpr (E == Exponent::minus_one) return V(1) / a;
-    else if constexpr (E == Exponent::minus_two) return V(1) / (a * a);
-    else if constexpr (E == Exponent::half) return sqrt(a);
-    else return V(1) / sqrt(a);
+    if constexpr (E == Exponent::two)
+      return a * a;
+    else if constexpr (E == Exponent::three)
+      return a * a * a;
+    else if constexpr (E == Exponent::minus_one)
+      return V(1) / a;
+    else if constexpr (E == Exponent::minus_two)
+      return V(1) / (a * a);
+    else if constexpr (E == Exponent::half)
+      return sqrt(a);
+    else
+      return V(1) / sqrt(a);
   }
 };
 
-#define FASTGRAD_COMPARISON(Name, op)              \
-  struct Name {                                    \
-    template <class V>                             \
+#define FASTGRAD_COMPARISON(Name, op)               \
+  struct Name {                                     \
+    template <class V>                              \
     FASTGRAD_FORMULA V operator()(V a, V b) const { \
-      return select(a op b, V(1), V(0));           \
-    }                                              \
+      return select(a op b, V(1), V(0));            \
+    }                                               \
   };
 FASTGRAD_COMPARISON(Eq, ==)
 FASTGRAD_COMPARISON(Ne, !=)
@@ -133,8 +141,10 @@ struct Copy {
 struct Neg {
   template <class V>
   FASTGRAD_FORMULA V operator()(V x) const {
-    if constexpr (is_integer<V>) return V(0) - x;
-    else return -x;
+    if constexpr (is_integer<V>)
+      return V(0) - x;
+    else
+      return -x;
   }
 };
 struct Abs {

@@ -1,5 +1,5 @@
-// Binary cross-entropy of probabilities and of logits, and their first derivatives. t is the target, w the weight, p the
-// weight of the positive class; parameter 0 scales the incoming gradient (1/n for a mean).
+// Binary cross-entropy of probabilities and of logits, and their first derivatives. t is the target, w the weight, p
+// the weight of the positive class; parameter 0 scales the incoming gradient (1/n for a mean).
 #pragma once
 #include "value.h"
 
@@ -61,7 +61,8 @@ struct IsNan {
 // -w (p t log s(x) + (1 - t) log s(-x)) for the logit x, s the sigmoid. With l = log1p(exp(-|x|)), -log s(x) is l for
 // x > 0 and l - x otherwise, so the loss is
 //   w ((1 - t + p t) l + (x > 0 ? (1 - t) x : -p t x)),
-// where nothing cancels for t in {0, 1}. At -inf it is (1 - t) x - (1 - t + p t) x, as torch has it: NaN for t in [0, 1].
+// where nothing cancels for t in {0, 1}. At x = -inf it is (1 - t) x - (1 - t + p t) x, as torch has it: NaN for a
+// target in [0, 1].
 struct BinaryCrossEntropyWithLogits {
   template <class V>
   FASTGRAD_FORMULA V operator()(V x, V t, V w = V(1), V p = V(1)) const {

@@ -242,4 +242,59 @@ struct LogSumExp {
   }
 };
 
+// Formulas of the gradients.
+
+// 1 where x equals y, else 0; with a flag, NaN equals NaN.
+struct Equal {
+  Number nan_equal;
+  explicit Equal(const Number* p) : nan_equal(p[0]) {}
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V x, V y) const {
+    return select((x == y) | ((x != x) & (y != y) & (value<V>(nan_equal) != V(0))), V(1), V(0));
+  }
+};
+// grad / count where x equals y, else 0; 0 / 0 if nothing does.
+struct SelectEqual : Equal {
+  using Equal::Equal;
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V grad, V x, V y, V count) const {
+    return select(Equal::operator()(x, y) != V(0), grad, V(0)) / count;
+  }
+};
+struct NonzeroOrOne {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V x) const {
+    return select(x == V(0), V(1), x);
+  }
+};
+struct IsZero {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V x) const {
+    return select(x == V(0), V(1), V(0));
+  }
+};
+// grad times the product of the other elements; `product` is that of the nonzero ones.
+struct ProdBackward {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V grad, V x, V product, V zeros) const {
+    const V alone = select((zeros == V(1)) & (x == V(0)), grad * product, V(0));
+    return select(zeros == V(0), grad * product / x, alone);
+  }
+};
+// grad (x - mean) factor
+struct VarBackward {
+  Number factor;
+  explicit VarBackward(const Number* p) : factor(p[0]) {}
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V grad, V x, V mean) const {
+    return grad * (x - mean) * value<V>(factor);
+  }
+};
+struct LogSumExpBackward {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V grad, V x, V y) const {
+    return grad * exp(x - y);
+  }
+};
+
 }  // namespace fastgrad::math

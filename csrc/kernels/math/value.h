@@ -31,8 +31,10 @@ inline constexpr bool is_integer = std::is_integral_v<scalar_t<V>>;
 // A parameter in the arithmetic of V.
 template <class V>
 FASTGRAD_FORMULA V value(const Number& n) {
-  if constexpr (is_integer<V>) return V(scalar_t<V>(n.integer));
-  else return V(scalar_t<V>(n.real));
+  if constexpr (is_integer<V>)
+    return V(scalar_t<V>(n.integer));
+  else
+    return V(scalar_t<V>(n.real));
 }
 
 // What a formula with several outputs returns.
@@ -41,35 +43,35 @@ struct Tuple {
   V item[N];
 };
 
-#define FASTGRAD_SCALAR_FUNCTIONS(T, f)                                                 \
-  FASTGRAD_FORMULA T exp(T x) { return ::exp##f(x); }                                   \
-  FASTGRAD_FORMULA T expm1(T x) { return ::expm1##f(x); }                               \
-  FASTGRAD_FORMULA T log(T x) { return ::log##f(x); }                                   \
-  FASTGRAD_FORMULA T log1p(T x) { return ::log1p##f(x); }                               \
-  FASTGRAD_FORMULA T sqrt(T x) { return ::sqrt##f(x); }                                 \
-  FASTGRAD_FORMULA T floor(T x) { return ::floor##f(x); }                               \
-  FASTGRAD_FORMULA T trunc(T x) { return ::trunc##f(x); }                               \
-  FASTGRAD_FORMULA T pow(T x, T y) { return ::pow##f(x, y); }                           \
-  FASTGRAD_FORMULA T fmod(T x, T y) { return ::fmod##f(x, y); }                         \
-  FASTGRAD_FORMULA T abs(T x) { return ::fabs##f(x); }                                  \
-  FASTGRAD_FORMULA T fma(T a, T b, T c) { return ::fma##f(a, b, c); }                   \
-  FASTGRAD_FORMULA T copysign(T x, T sign) { return ::copysign##f(x, sign); }           \
-  FASTGRAD_FORMULA T max(T a, T b) { return a > b || a != a ? a : b; } /* keeps NaN */  \
-  FASTGRAD_FORMULA T min(T a, T b) { return a < b || a != a ? a : b; }                  \
+#define FASTGRAD_SCALAR_FUNCTIONS(T, f)                                                \
+  FASTGRAD_FORMULA T exp(T x) { return ::exp##f(x); }                                  \
+  FASTGRAD_FORMULA T expm1(T x) { return ::expm1##f(x); }                              \
+  FASTGRAD_FORMULA T log(T x) { return ::log##f(x); }                                  \
+  FASTGRAD_FORMULA T log1p(T x) { return ::log1p##f(x); }                              \
+  FASTGRAD_FORMULA T sqrt(T x) { return ::sqrt##f(x); }                                \
+  FASTGRAD_FORMULA T floor(T x) { return ::floor##f(x); }                              \
+  FASTGRAD_FORMULA T trunc(T x) { return ::trunc##f(x); }                              \
+  FASTGRAD_FORMULA T pow(T x, T y) { return ::pow##f(x, y); }                          \
+  FASTGRAD_FORMULA T fmod(T x, T y) { return ::fmod##f(x, y); }                        \
+  FASTGRAD_FORMULA T abs(T x) { return ::fabs##f(x); }                                 \
+  FASTGRAD_FORMULA T fma(T a, T b, T c) { return ::fma##f(a, b, c); }                  \
+  FASTGRAD_FORMULA T copysign(T x, T sign) { return ::copysign##f(x, sign); }          \
+  FASTGRAD_FORMULA T max(T a, T b) { return a > b || a != a ? a : b; } /* keeps NaN */ \
+  FASTGRAD_FORMULA T min(T a, T b) { return a < b || a != a ? a : b; }                 \
   FASTGRAD_FORMULA T select(bool c, T a, T b) { return c ? a : b; }
 FASTGRAD_SCALAR_FUNCTIONS(float, f)
 FASTGRAD_SCALAR_FUNCTIONS(double, )
 #undef FASTGRAD_SCALAR_FUNCTIONS
 
 // Integers wrap as in torch; the detour over unsigned keeps that defined.
-#define FASTGRAD_SCALAR_FUNCTIONS(T)                                       \
-  FASTGRAD_FORMULA T abs(T x) { return int64_t(x) < 0 ? T(0 - std::make_unsigned_t<T>(x)) : x; } \
-  FASTGRAD_FORMULA T max(T a, T b) { return a > b ? a : b; }               \
-  FASTGRAD_FORMULA T min(T a, T b) { return a < b ? a : b; }               \
-  FASTGRAD_FORMULA T fma(T a, T b, T c) {                                  \
-    using U = std::make_unsigned_t<T>;                                     \
-    return T(U(uint64_t(a) * uint64_t(b) + uint64_t(c)));                  \
-  }                                                                        \
+#define FASTGRAD_SCALAR_FUNCTIONS(T)                                                    \
+  FASTGRAD_FORMULA T abs(T x) { return x < 0 ? T(0 - std::make_unsigned_t<T>(x)) : x; } \
+  FASTGRAD_FORMULA T max(T a, T b) { return a > b ? a : b; }                            \
+  FASTGRAD_FORMULA T min(T a, T b) { return a < b ? a : b; }                            \
+  FASTGRAD_FORMULA T fma(T a, T b, T c) {                                               \
+    using U = std::make_unsigned_t<T>;                                                  \
+    return T(U(uint64_t(a) * uint64_t(b) + uint64_t(c)));                               \
+  }                                                                                     \
   FASTGRAD_FORMULA T select(bool c, T a, T b) { return c ? a : b; }
 FASTGRAD_SCALAR_FUNCTIONS(int64_t)
 FASTGRAD_SCALAR_FUNCTIONS(int32_t)
