@@ -16,4 +16,14 @@ Status var_mean(const ReduceArgs& a) { return reduce<math::Var>(a); }
 Status std_mean(const ReduceArgs& a) { return reduce<math::Std>(a); }
 Status logsumexp(const ReduceArgs& a) { return reduce<math::LogSumExp>(a); }
 
+Status count_equal(const ReduceArgs& a) { return reduce<math::Sum, math::Equal, 2>(a); }
+Status count_zero(const ReduceArgs& a) { return reduce<math::Sum, math::IsZero>(a); }
+Status prod_nonzero(const ReduceArgs& a) { return reduce<math::Prod, math::NonzeroOrOne>(a); }
+Status select_equal(const MapArgs& a) { return map<4, math::SelectEqual>(a); }
+Status prod_backward(const MapArgs& a) { return map<4, math::ProdBackward>(a); }
+Status var_backward(const MapArgs& a) { return map<3, math::VarBackward>(a); }
+Status logsumexp_backward(const MapArgs& a) { return map<3, math::LogSumExpBackward>(a); }
+Status maximum(const MapArgs& a) { return map_with_integers<2, math::Extreme<true>>(a); }
+Status minimum(const MapArgs& a) { return map_with_integers<2, math::Extreme<false>>(a); }
+
 }  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

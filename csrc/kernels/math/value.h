@@ -65,7 +65,7 @@ FASTGRAD_SCALAR_FUNCTIONS(double, )
 
 // Integers wrap as in torch; the detour over unsigned keeps that defined.
 #define FASTGRAD_SCALAR_FUNCTIONS(T)                                                    \
-  FASTGRAD_FORMULA T abs(T x) { return x < 0 ? T(0 - std::make_unsigned_t<T>(x)) : x; } \
+  FASTGRAD_FORMULA T abs(T x) { return int64_t(x) < 0 ? T(0 - std::make_unsigned_t<T>(x)) : x; } \
   FASTGRAD_FORMULA T max(T a, T b) { return a > b ? a : b; }                            \
   FASTGRAD_FORMULA T min(T a, T b) { return a < b ? a : b; }                            \
   FASTGRAD_FORMULA T fma(T a, T b, T c) {                                               \
