@@ -24,6 +24,7 @@ struct RowsPlan {
   RowsArgs args;
   int lanes;  // threads of a group
   int pack;   // elements of one access
+  int64_t groups, groups_per_block;  // of rows; a block does several where it adds up something of theirs
   WideDivider shape[kMaxDims];
 };
 
@@ -59,11 +60,11 @@ class RowGroup {
   bool active;  // otherwise a row beyond the last: the thread goes along, and writes nothing
   int lane, lanes;
 
-  __device__ __forceinline__ explicit RowGroup(const RowsPlan& p) : plan_(p) {
+  __device__ __forceinline__ RowGroup(const RowsPlan& p, int64_t group) : plan_(p) {
     const int t = int(threadIdx.x);
     lanes = G == Group::block ? int(blockDim.x) : p.lanes;
     lane = G == Group::warp ? t & (lanes - 1) : G == Group::block ? t : t / kAcrossRows;
-    const int64_t first = int64_t(blockIdx.x) * (G == Group::warp ? kRowThreads / lanes : G == Group::block ? 1 : kAcrossRows);
+    const int64_t first = group * (G == Group::warp ? kRowThreads / lanes : G == Group::block ? 1 : kAcrossRows);
     row = first + (G == Group::warp ? t / lanes : G == Group::block ? 0 : t % kAcrossRows);
     active = row < p.args.rows;
     if (!active) row = p.args.rows - 1;
@@ -122,7 +123,7 @@ class HeldRow : public RowGroup<A, G> {
  public:
   static constexpr bool kHeld = true;
 
-  __device__ __forceinline__ explicit HeldRow(const RowsPlan& p) : RowGroup<A, G>(p), pack_(p.pack) {
+  __device__ __forceinline__ HeldRow(const RowsPlan& p, int64_t group) : RowGroup<A, G>(p, group), pack_(p.pack) {
     const int64_t n = p.args.n;
 #pragma unroll
     for (int k = 0; k < Inputs; ++k) {
@@ -212,7 +213,7 @@ class StreamedRow : public RowGroup<A, G> {
  public:
   static constexpr bool kHeld = false;
 
-  __device__ __forceinline__ explicit StreamedRow(const RowsPlan& p) : RowGroup<A, G>(p) {
+  __device__ __forceinline__ StreamedRow(const RowsPlan& p, int64_t group) : RowGroup<A, G>(p, group) {
 #pragma unroll
     for (int k = 0; k < Inputs; ++k) from_[k] = this->base(k);
   }
@@ -257,17 +258,54 @@ class StreamedRow : public RowGroup<A, G> {
   const char* from_[Inputs];
 };
 
+// What a formula with kSums adds up over all rows; see class_loss.cuh.
+struct RowSums {
+  double loss, weight;
+  int64_t bad_row;  // the first one, or -1
+  __device__ __forceinline__ void add(const RowSums& other) {
+    loss += other.loss;
+    weight += other.weight;
+    if (bad_row < 0 || (other.bad_row >= 0 && other.bad_row < bad_row)) bad_row = other.bad_row;
+  }
+};
+constexpr int64_t kMostSums = 1024;  // blocks that leave a RowSums in the workspace
+
+// The block's sum, thread after thread, to its place in the workspace.
+__device__ __forceinline__ void store_sums(const RowsArgs& a, const RowSums& sums) {
+  __shared__ RowSums shared[kBlockThreads];
+  shared[threadIdx.x] = sums;
+  __syncthreads();
+  for (int d = kBlockThreads / 2; d > 0; d /= 2) {
+    if (int(threadIdx.x) < d && int(threadIdx.x) + d < int(blockDim.x)) shared[threadIdx.x].add(shared[threadIdx.x + d]);
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) static_cast<RowSums*>(a.workspace)[blockIdx.x] = shared[0];
+}
+
+template <class A, class Row, class Formula>
+__device__ __forceinline__ void do_rows(const Formula& f, const RowsPlan& p) {
+  if constexpr (Formula::kSums) {
+    RowSums sums{0, 0, -1};
+    const int64_t begin = int64_t(blockIdx.x) * p.groups_per_block;
+    for (int64_t g = begin; g < begin + p.groups_per_block && g < p.groups; ++g) {
+      Row row(p, g);
+      f.template run<A>(row, p.args, sums);
+    }
+    store_sums(p.args, sums);
+  } else {
+    Row row(p, blockIdx.x);
+    f.template run<A>(row, p.args);
+  }
+}
 template <class A, Group G, class Formula, int Items>
 __global__ void __launch_bounds__(G == Group::block ? kBlockThreads : kRowThreads)
     rows_held(Formula f, const __grid_constant__ RowsPlan p) {
-  HeldRow<A, G, Formula::kInputs, Items> row(p);
-  f.template run<A>(row, p.args);
+  do_rows<A, HeldRow<A, G, Formula::kInputs, Items>>(f, p);
 }
 template <class A, Group G, class Formula>
 __global__ void __launch_bounds__(G == Group::block ? kBlockThreads : kRowThreads)
     rows_streamed(Formula f, const __grid_constant__ RowsPlan p) {
-  StreamedRow<A, G, Formula::kInputs> row(p);
-  f.template run<A>(row, p.args);
+  do_rows<A, StreamedRow<A, G, Formula::kInputs>>(f, p);
 }
 
 // How the streamed operands (a bit mask) lie.
@@ -275,30 +313,37 @@ enum class RowLayout { packed, along, across };
 RowLayout row_layout(const RowsArgs& args, int streamed);
 RowsPlan plan_rows(const RowsArgs& args);
 
+// `blocks` receives how many blocks ran.
 template <class A, class Formula>
-Status rows_typed(const RowsArgs& args, const Formula& f) {
+Status rows_typed(const RowsArgs& args, const Formula& f, int64_t* blocks = nullptr) {
   if (args.rows == 0 || args.n == 0) return kSuccess;
   RowsPlan p = plan_rows(args);
   const RowLayout layout = row_layout(args, Formula::kStreamed);
   p.pack = layout == RowLayout::packed ? int(16 / size_of(args.operand[0].dtype)) : 1;
   const int64_t n = args.n;
+  const auto run = [&](auto kernel, int64_t rows_per_group, int threads) {
+    p.groups = ceil_div(args.rows, rows_per_group);
+    p.groups_per_block = Formula::kSums ? ceil_div(p.groups, kMostSums) : 1;
+    const int64_t count = ceil_div(p.groups, p.groups_per_block);
+    if (blocks) *blocks = count;
+    return launch({count, threads, args.stream}, kernel, f, p);
+  };
   if (layout == RowLayout::across && n > 32) {
     p.lanes = kRowThreads / kAcrossRows;
-    return launch({ceil_div(args.rows, kAcrossRows), kRowThreads, args.stream}, &rows_streamed<A, Group::across, Formula>, f, p);
+    return run(&rows_streamed<A, Group::across, Formula>, kAcrossRows, kRowThreads);
   }
   if (n <= 1024) {
     constexpr int kFew = 8, kMany = 32;
     const int items = n <= 32 * kFew ? kFew : kMany;
     for (p.lanes = 1; p.lanes * items < n;) p.lanes *= 2;
-    const Launch how{ceil_div(args.rows, kRowThreads / p.lanes), kRowThreads, args.stream};
-    return items == kFew ? launch(how, &rows_held<A, Group::warp, Formula, kFew>, f, p)
-                         : launch(how, &rows_held<A, Group::warp, Formula, kMany>, f, p);
+    const int64_t rows = kRowThreads / p.lanes;
+    return items == kFew ? run(&rows_held<A, Group::warp, Formula, kFew>, rows, kRowThreads)
+                         : run(&rows_held<A, Group::warp, Formula, kMany>, rows, kRowThreads);
   }
   constexpr int kItems = sizeof(A) == 8 ? 16 : 32;
   if (n <= kItems * kBlockThreads)
-    return launch({args.rows, int(ceil_div(n, kItems * 32)) * 32, args.stream},
-                  &rows_held<A, Group::block, Formula, kItems>, f, p);
-  return launch({args.rows, kBlockThreads, args.stream}, &rows_streamed<A, Group::block, Formula>, f, p);
+    return run(&rows_held<A, Group::block, Formula, kItems>, 1, int(ceil_div(n, kItems * 32)) * 32);
+  return run(&rows_streamed<A, Group::block, Formula>, 1, kBlockThreads);
 }
 
 template <class Formula>

@@ -13,6 +13,7 @@ namespace {
 template <bool Log>
 struct Softmax {
   static constexpr int kInputs = 1, kStreamed = 0b11;
+  static constexpr bool kSums = false;
   template <class A, class Row>
   __device__ __forceinline__ void run(Row& row, const RowsArgs&) const {
     const MaximumAndSum<A> r = maximum_and_sum<A>(row);
@@ -30,6 +31,7 @@ struct Softmax {
 template <bool Log>
 struct SoftmaxBackward {
   static constexpr int kInputs = 2, kStreamed = 0b111;
+  static constexpr bool kSums = false;
   template <class A, class Row>
   __device__ __forceinline__ void run(Row& row, const RowsArgs&) const {
     A sum = 0;
