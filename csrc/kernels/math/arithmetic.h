@@ -61,7 +61,7 @@ struct DivFloor {
   FASTGRAD_FORMULA V operator()(V a, V b) const {
     if constexpr (is_integer<V>) {
       const V q = integer_quotient(a, b), r = a - q * b;
-      const V one_less = select(r != V(0), select((r < V(0)) != (b < V(0)), V(1), V(0)), V(0));
+      const V one_less = select(r != V(0), select(is_negative(r) != is_negative(b), V(1), V(0)), V(0));
       return select(b == V(0), V(0), V(q - one_less));
     } else {
       const V mod = fmod(a, b);
@@ -89,7 +89,7 @@ struct Pow {
       }
       // b is now -1 for a negative exponent, and the low bits have given a^(its low bits): right for |a| = 1.
       const V unit = select(a == V(1), V(1), select(a == V(-1), result, V(0)));
-      return select(b < V(0), unit, result);
+      return select(is_negative(b), unit, result);
     } else {
       return pow(a, b);
     }

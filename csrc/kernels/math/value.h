@@ -37,6 +37,13 @@ FASTGRAD_FORMULA V value(const Number& n) {
     return V(scalar_t<V>(n.real));
 }
 
+// x < 0, which unsigned values never are.
+template <class V>
+FASTGRAD_FORMULA auto is_negative(V x) {
+  if constexpr (std::is_unsigned_v<scalar_t<V>>) return x != x;
+  else return x < V(0);
+}
+
 // What a formula with several outputs returns.
 template <class V, int N>
 struct Tuple {
