@@ -61,10 +61,6 @@ def _linear(
 for _name in ("mm", "bmm", "matmul"):
     _elementwise(_name, getattr(torch, _name))
 _like("linear", _linear)
-for _name in ("softmax", "log_softmax"):
-    _like(_name, getattr(torch, _name))
-    _like(f"{_name}_backward", getattr(torch.ops.aten, f"_{_name}_backward_data").default)
-# Losses.
 
 
 def _loss(name: str) -> _Op:
@@ -99,6 +95,8 @@ def _loss_backward(like: int) -> _Op:
 _like("mse_loss", _weighted_loss("mse_loss"))
 _like("l1_loss", _weighted_loss("l1_loss"))
 _like("smooth_l1_loss", _loss("smooth_l1_loss"))
+
+
 # torch's own fake kernel has other strides than its real one: those of `input`.
 def _binary_cross_entropy(
     input: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, reduction: int = 1
@@ -115,6 +113,8 @@ for _name in (
     *("binary_cross_entropy", "binary_cross_entropy_with_logits"),
 ):
     _like(f"{_name}_backward", _loss_backward(0))
+
+
 def _reduction(name: str, op: _Op) -> None:
     _like(name, op)
 
@@ -163,6 +163,10 @@ def _max_dim_backward(grad: torch.Tensor, indices: torch.Tensor, dim: int, size:
 
 
 _like("max_dim_backward", _max_dim_backward)
+
+
+for _name in ("softmax", "log_softmax"):
+    _like(_name, getattr(torch, _name))
     _like(
         f"{_name}_backward",
         lambda grad, output, dim, input_dtype: output.new_empty(output.shape, dtype=input_dtype),

@@ -102,8 +102,8 @@ def div(
         out: where to write the result.
 
     Raises:
-        RuntimeError: the shapes do not broadcast, the result's dtype cannot be cast to that of `out`, `rounding_mode` is
-            another string, or an integer is divided by zero with rounding (ZeroDivisionError).
+        RuntimeError: the shapes do not broadcast, the result's dtype cannot be cast to that of `out`, `rounding_mode`
+            is another string, or an integer is divided by zero with rounding (ZeroDivisionError).
     """
     return _rounded(_div, rounding_mode)(input, other, out=out)
 

@@ -2,10 +2,10 @@
 //
 // Layout: a row belongs to a group of threads, in one of these ways, chosen by its length and strides.
 //   HeldRow, in a warp     2 to 32 neighbours, up to 32 elements each in registers: several rows a block
-//   HeldRow, in a block    up to 512 threads, 32 (float64: 16) elements each in registers
+//   HeldRow, in a block    up to 512 threads, 32 (float64: 8) elements each in registers
 //   StreamedRow, along     a block reads the row anew for every pass
 //   StreamedRow, across    neighbours work on neighbouring rows, which lie densely in memory; 8 threads a row
-// So a row of up to 16384 (8192) elements is read once and written once. Accesses are of 16 bytes where all streamed operands
+// So a row of up to 16384 (4096) elements is read once and written once. Accesses are of 16 bytes where all streamed operands
 // have one size of element and are dense and aligned. Dtypes are looked up at run time, once per pass.
 // Numerics: sums of a group are combined in a fixed order, so that a row's result depends on its values only.
 // Parallel: rows are independent.
@@ -41,16 +41,9 @@ struct Max {
   }
 };
 
-// The floating-point dtypes only.
-template <class F>
-__device__ __forceinline__ void with_float_dtype(Dtype dtype, const F& f) {
-  switch (dtype) {
-    case Dtype::f32: return f(float{});
-    case Dtype::f64: return f(double{});
-    case Dtype::bf16: return f(bf16{});
-    default: return f(f16{});
-  }
-}
+// Packs are of floating-point elements.
+template <class T>
+inline constexpr bool packs = std::is_floating_point_v<arithmetic_t<T>>;
 
 // What held and streamed rows share: whose row it is, and how its threads combine values.
 template <class A, Group G>
@@ -124,27 +117,27 @@ class HeldRow : public RowGroup<A, G> {
   static constexpr bool kHeld = true;
 
   __device__ __forceinline__ HeldRow(const RowsPlan& p, int64_t group) : RowGroup<A, G>(p, group), pack_(p.pack) {
-    const int64_t n = p.args.n;
+    const int n = short_length();
 #pragma unroll
     for (int k = 0; k < Inputs; ++k) {
       const auto& o = p.args.operand[k];
       const char* from = this->base(k);
-      with_float_dtype(o.dtype, [&](auto zero) {
+      with_dtype(o.dtype, [&](auto zero) {
         using T = decltype(zero);
-        constexpr int kPack = 16 / int(sizeof(T));
-        if (pack_ > 1) {
+        constexpr int kPack = packs<T> ? 16 / int(sizeof(T)) : 1;
+        if (packs<T> && pack_ > 1) {
 #pragma unroll
           for (int q = 0; q < Items / kPack; ++q) {
-            const int64_t e = int64_t(q * this->lanes + this->lane) * kPack;
+            const int e = (q * this->lanes + this->lane) * kPack;
             Pack<T, kPack> x{};
-            if (e < n) x = *reinterpret_cast<const Pack<T, kPack>*>(from + e * int64_t(sizeof(T)));
+            if (e < n) x = *reinterpret_cast<const Pack<T, kPack>*>(from + e * int(sizeof(T)));
 #pragma unroll
             for (int j = 0; j < kPack; ++j) x_[k][q * kPack + j] = convert<A>(x.v[j]);
           }
         } else {
 #pragma unroll
           for (int i = 0; i < Items; ++i) {
-            const int64_t e = int64_t(i) * this->lanes + this->lane;
+            const int e = i * this->lanes + this->lane;
             x_[k][i] = e < n ? convert<A>(*reinterpret_cast<const T*>(from + e * o.element_stride)) : A(0);
           }
         }
@@ -157,8 +150,8 @@ class HeldRow : public RowGroup<A, G> {
   __device__ __forceinline__ void each(const F& f) {
 #pragma unroll
     for (int i = 0; i < Items; ++i) {
-      const int64_t e = element(i);
-      if (e < this->length()) call(f, e, i);
+      const int e = element(i);
+      if (e < short_length()) call(f, e, i);
     }
   }
   // Element e of an operand = f(e, x...).
@@ -170,23 +163,23 @@ class HeldRow : public RowGroup<A, G> {
     A y[Items];
 #pragma unroll
     for (int i = 0; i < Items; ++i) y[i] = call(f, element(i), i);
-    with_float_dtype(o.dtype, [&](auto zero) {
+    with_dtype(o.dtype, [&](auto zero) {
       using T = decltype(zero);
-      constexpr int kPack = 16 / int(sizeof(T));
-      if (pack_ > 1) {
+      constexpr int kPack = packs<T> ? 16 / int(sizeof(T)) : 1;
+      if (packs<T> && pack_ > 1) {
 #pragma unroll
         for (int q = 0; q < Items / kPack; ++q) {
-          const int64_t e = int64_t(q * this->lanes + this->lane) * kPack;
+          const int e = (q * this->lanes + this->lane) * kPack;
           Pack<T, kPack> pack;
 #pragma unroll
           for (int j = 0; j < kPack; ++j) pack.v[j] = convert<T>(y[q * kPack + j]);
-          if (e < this->length()) *reinterpret_cast<Pack<T, kPack>*>(to + e * int64_t(sizeof(T))) = pack;
+          if (e < short_length()) *reinterpret_cast<Pack<T, kPack>*>(to + e * int(sizeof(T))) = pack;
         }
       } else {
 #pragma unroll
         for (int i = 0; i < Items; ++i) {
-          const int64_t e = int64_t(i) * this->lanes + this->lane;
-          if (e < this->length()) *reinterpret_cast<T*>(to + e * o.element_stride) = convert<T>(y[i]);
+          const int e = i * this->lanes + this->lane;
+          if (e < short_length()) *reinterpret_cast<T*>(to + e * o.element_stride) = convert<T>(y[i]);
         }
       }
     });
@@ -196,8 +189,9 @@ class HeldRow : public RowGroup<A, G> {
   A x_[Inputs][Items];
   int pack_;
 
-  __device__ __forceinline__ int64_t element(int i) const {
-    return int64_t(i / pack_ * this->lanes + this->lane) * pack_ + i % pack_;
+  __device__ __forceinline__ int short_length() const { return int(this->length()); }
+  __device__ __forceinline__ int element(int i) const {
+    return (i / pack_ * this->lanes + this->lane) * pack_ + i % pack_;
   }
   template <class F>
   __device__ __forceinline__ auto call(const F& f, int64_t e, int i) {
@@ -226,7 +220,7 @@ class StreamedRow : public RowGroup<A, G> {
 #pragma unroll
       for (int k = 0; k < Inputs; ++k) {
         const auto& o = this->plan_.args.operand[k];
-        with_float_dtype(o.dtype, [&](auto zero) {
+        with_dtype(o.dtype, [&](auto zero) {
 #pragma unroll
           for (int u = 0; u < kInFlight; ++u) {
             const int64_t e = first + int64_t(u) * this->lanes;
@@ -298,12 +292,12 @@ __device__ __forceinline__ void do_rows(const Formula& f, const RowsPlan& p) {
   }
 }
 template <class A, Group G, class Formula, int Items>
-__global__ void __launch_bounds__(G == Group::block ? kBlockThreads : kRowThreads)
+__global__ void __launch_bounds__(G == Group::block ? kBlockThreads : kRowThreads, 1)
     rows_held(Formula f, const __grid_constant__ RowsPlan p) {
   do_rows<A, HeldRow<A, G, Formula::kInputs, Items>>(f, p);
 }
 template <class A, Group G, class Formula>
-__global__ void __launch_bounds__(G == Group::block ? kBlockThreads : kRowThreads)
+__global__ void __launch_bounds__(G == Group::block ? kBlockThreads : kRowThreads, 1)
     rows_streamed(Formula f, const __grid_constant__ RowsPlan p) {
   do_rows<A, StreamedRow<A, G, Formula::kInputs>>(f, p);
 }
@@ -316,7 +310,7 @@ RowsPlan plan_rows(const RowsArgs& args);
 // `blocks` receives how many blocks ran.
 template <class A, class Formula>
 Status rows_typed(const RowsArgs& args, const Formula& f, int64_t* blocks = nullptr) {
-  if (args.rows == 0 || args.n == 0) return kSuccess;
+  if (args.rows == 0 || (args.n == 0 && !Formula::kSums)) return kSuccess;
   RowsPlan p = plan_rows(args);
   const RowLayout layout = row_layout(args, Formula::kStreamed);
   p.pack = layout == RowLayout::packed ? int(16 / size_of(args.operand[0].dtype)) : 1;
@@ -340,7 +334,7 @@ Status rows_typed(const RowsArgs& args, const Formula& f, int64_t* blocks = null
     return items == kFew ? run(&rows_held<A, Group::warp, Formula, kFew>, rows, kRowThreads)
                          : run(&rows_held<A, Group::warp, Formula, kMany>, rows, kRowThreads);
   }
-  constexpr int kItems = sizeof(A) == 8 ? 16 : 32;
+  constexpr int kItems = sizeof(A) == 8 ? 8 : 32;
   if (n <= kItems * kBlockThreads)
     return run(&rows_held<A, Group::block, Formula, kItems>, 1, int(ceil_div(n, kItems * 32)) * 32);
   return run(&rows_streamed<A, Group::block, Formula>, 1, kBlockThreads);
