@@ -27,7 +27,7 @@ import fastgrad.functional as F
 BINARY = ("add", "sub", "mul", "div", "pow")
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 UNARY = ("neg", "abs", "sqrt", "exp", "log")
-ULPS = {"exp": 1.5, "log": 1.5, "pow": 1.5}
+ULPS = {"exp": 1.5, "log": 1.5, "pow": 1.0}
 ALL = (*FLOATS, *INTEGERS, torch.int16, torch.int8, torch.bool)
 
 
@@ -155,7 +155,7 @@ def _round(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.where(x > torch.finfo(dtype).max, torch.inf, x)
 
 
-SPECIAL = (0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, 1e30, -1e30, 1e-30, float("inf"), float("-inf"), float("nan"))
+SPECIAL = tuple(map(float, "0 -0 1 -1 0.5 -0.5 2 -2 3 -3 1e30 -1e30 1e-30 inf -inf nan".split()))
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64))

@@ -80,7 +80,7 @@ struct ReduceArgs {
     int64_t strides[kMaxDims];  // over the kept dimensions
   } out[2];
   int outputs;
-  Dtype compute;        // as in MapArgs
+  Dtype compute;        // the arithmetic: f32, f64, i32 or i64
   Number parameter[2];  // of the reduction (a correction, a divisor) or the formula
   void* workspace;      // kWorkspaceBytes of device memory on CUDA; null on the CPU
   Stream stream;
@@ -217,7 +217,7 @@ struct GemmArgs {
   KERNEL(cross_entropy, RowsArgs) \
   KERNEL(cross_entropy_backward, RowsArgs) \
   KERNEL(nll_loss, RowsArgs) \
-  KERNEL(nll_loss_backward, RowsArgs) \
+  KERNEL(nll_loss_backward, RowsArgs)
 
 // clang-format on
 

@@ -1,7 +1,6 @@
 // cross_entropy, nll_loss and their backward ops; second derivatives are composed of differentiable ops.
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/ones_like.h>
-#include <ATen/ops/sum.h>
 #include <ATen/ops/where.h>
 
 #include "class_loss.h"
@@ -27,9 +26,7 @@ const auto& op(const char* name) {  // one signature an op
   return op;
 }
 OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
-Tensor reduced_to(const Tensor& x, int64_t dim, bool none) {
-  return none ? sum_along(x, dim).squeeze(dim) : at::sum(x);
-}
+Tensor reduced_to(const Tensor& x, int64_t dim, bool none) { return none ? sum_along(x, dim).squeeze(dim) : sum(x); }
 
 // ---- cross_entropy
 
@@ -92,7 +89,7 @@ struct Composed {
     Tensor q = at::ones_like(index, input.options().dtype(type));
     if (weight.defined()) {
       const Tensor w = weight.to(type);
-      q = add(mul(at::index_select(w, 0, index.reshape(-1)).view_as(index), 1 - smoothing), at::sum(w),
+      q = add(mul(at::index_select(w, 0, index.reshape(-1)).view_as(index), 1 - smoothing), sum(w),
               smoothing / classes);
     }
     return at::where(ignored, 0, q).unsqueeze(dim);
@@ -117,8 +114,10 @@ Gradients cross_entropy_differentiate(const Saved& s, const Gradients& g) {
   }
   if (s.needed[2]) {
     const Tensor by_w = mul(by_share, c.smoothed());
-    result[2] = (c.input.dim() == 1 ? by_w : at::sum(by_w.movedim(c.dim, -1).reshape({-1, c.input.size(c.dim)}), 0))
-                    .to(c.weight.scalar_type());
+    result[2] =
+        (c.input.dim() == 1 ? by_w
+                            : sum(by_w.movedim(c.dim, -1).reshape({-1, c.input.size(c.dim)}), at::IntArrayRef({0})))
+            .to(c.weight.scalar_type());
   }
   return result;
 }

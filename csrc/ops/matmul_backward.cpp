@@ -1,7 +1,6 @@
 // The derivatives of mm, bmm, matmul and linear, composed of these ops on transposed views.
 //
 // c = a b:  da = dc b',  db = a' dc, each summed over the batch dimensions it was broadcast along.
-#include <ATen/ops/sum.h>
 
 #include "elementwise.h"
 #include "matmul.h"
@@ -60,7 +59,7 @@ Gradients matmul_backward(const Saved& s, const Gradients& grads) {
   return {ga, gb};
 }
 
-Tensor column_sum(const Tensor& g) { return at::sum(g, 0); }
+Tensor column_sum(const Tensor& g) { return ops::sum(g, at::IntArrayRef({0})); }
 
 template <Tensor (*ActivationBackward)(const Tensor& grad, const Tensor& y)>
 Gradients linear_backward(const Saved& s, const Gradients& grads) {

@@ -31,7 +31,10 @@ at::ScalarType result_type(const ReductionSpec& spec, const Tensor& input, const
 // The arithmetic: integers are summed and multiplied as int64, but a block of the small ones fits int32 sums.
 Dtype arithmetic(const ReductionSpec& spec, const Tensor& input, at::ScalarType result) {
   const at::ScalarType type = spec.promotion == Promotion::same ? input.scalar_type() : result;
-  if (spec.promotion != Promotion::integers || !c10::isIntegralType(type, true)) return compute_dtype(type);
+  if (spec.promotion != Promotion::integers || !c10::isIntegralType(type, true)) {
+    const Dtype compute = compute_dtype(type);
+    return compute == Dtype::i16 || compute == Dtype::i8 || compute == Dtype::u8 ? Dtype::i32 : compute;
+  }
   const bool small = c10::isIntegralType(input.scalar_type(), true) && input.element_size() <= 2;
   return std::string_view(spec.name) == "sum" && small ? Dtype::i32 : Dtype::i64;
 }

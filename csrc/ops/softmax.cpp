@@ -1,6 +1,5 @@
 // softmax, log_softmax and their backward ops; second derivatives are composed of differentiable ops.
 #include <ATen/WrapDimUtils.h>
-#include <ATen/ops/sum.h>
 
 #include "ops.h"
 #include "rows.h"
@@ -26,7 +25,7 @@ Tensor log_softmax_backward(const Tensor& grad, const Tensor& output, int64_t di
   static const auto op = handle<Backward>("log_softmax_backward");
   return op.call(grad, output, dim, input_dtype);
 }
-Tensor sum_along(const Tensor& x, int64_t dim) { return at::sum(x, dim, /*keepdim=*/true); }
+Tensor sum_along(const Tensor& x, int64_t dim) { return sum(x, at::IntArrayRef({dim}), /*keepdim=*/true); }
 
 namespace {
 

@@ -5,6 +5,7 @@
 
 #include "convert.h"
 #include "parallel.h"
+#include "transpose.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
@@ -189,6 +190,13 @@ struct Driver {
           in[k] = reinterpret_cast<const T*>(base + kept.offset(j0) + reduced.offset(at));
           row_stride[k] = reduced.stride() / int64_t(sizeof(T));
           padded = false;
+        } else if (input.data && input.dtype == dtype_of<T> && reduced.stride() == sizeof(T) &&
+                   kept.stride() % int64_t(sizeof(T)) == 0 && kept.run(j0, width) == width &&
+                   reduced.run(at, rows) == rows) {  // short rows
+          transpose(reinterpret_cast<const T*>(base + kept.offset(j0) + reduced.offset(at)),
+                    kept.stride() / int64_t(sizeof(T)), tile.buffer[k], kTile, width, rows);
+          in[k] = tile.buffer[k];
+          row_stride[k] = kTile;
         } else {
           for (int64_t r = 0; r < rows; ++r)
             gather(input, base ? base + reduced.offset(at + r) : base, kept, j0, width, tile.buffer[k] + r * kTile);

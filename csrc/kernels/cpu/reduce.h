@@ -80,8 +80,12 @@ struct RunSource {
 
   template <int N, class Map, class Op>
   FASTGRAD_INLINE math::Tuple<V, N> reduce(V init, V fill, Map map, Op op) const {
-    // Several accumulators hide the latency; emptying them every few steps keeps the chains of roundings short.
-    constexpr int kAccumulators = 4, kSteps = V::size > 8 ? 8 : 16, kChunk = kAccumulators * kSteps * V::size;
+    // Several accumulators hide the latency. For sums and products each has its own part of the block: parts lie in
+    // different pages, and the hardware prefetches within a page only (sum of 16M: 4.2 -> 3.1 ms; max: 2.7 -> 4.2, so
+    // it takes them in turn). Emptying them every few steps keeps the chains of roundings short.
+    constexpr bool kParts = !std::is_same_v<Op, math::Extreme<true>> && !std::is_same_v<Op, math::Extreme<false>>;
+    constexpr int kAccumulators = 4, kSteps = V::size > 8 ? 8 : 16,
+                  kStride = kParts ? V::size : kAccumulators * V::size;
     V total[N], sum[kAccumulators][N];
     const auto clear = [&] {
       for (auto& a : sum)
@@ -97,15 +101,15 @@ struct RunSource {
     };
     for (V& x : total) x = init;
     clear();
-    int64_t i = 0;
-    for (; i + kChunk <= n; i += kChunk) {
-      for (int64_t j = i; j < i + kChunk; j += kAccumulators * V::size)
-        for (int a = 0; a < kAccumulators; ++a) add(a, at(j + a * V::size));
+    const int64_t even = n / (kAccumulators * V::size) * V::size;  // of each accumulator
+    const int64_t part = kParts ? even : int64_t(V::size), end = kParts ? even : kAccumulators * even;
+    for (int64_t i = 0; i < end;) {
+      const int64_t stop = i + kSteps * kStride < end ? i + kSteps * kStride : end;
+      for (; i < stop; i += kStride)
+        for (int a = 0; a < kAccumulators; ++a) add(a, at(a * part + i));
       empty();
     }
-    for (; i + kAccumulators * V::size <= n; i += kAccumulators * V::size)
-      for (int a = 0; a < kAccumulators; ++a) add(a, at(i + a * V::size));
-    empty();
+    int64_t i = kAccumulators * even;
     for (; i + V::size <= n; i += V::size) add(0, at(i));
     if (i < n) add(1, tail(i, fill));
     empty();
