@@ -358,4 +358,4 @@ def test_no_temporaries() -> None:
             loss = getattr(F, name)(x, t)
             (grad,) = torch.autograd.grad(loss, x)
         allocated = sum(max(e.self_cpu_memory_usage, 0) for e in profile.events())
-        assert grad.nbytes <= allocated < grad.nbytes * 1.1, (name, allocated)
+        assert grad.nbytes <= allocated < grad.nbytes * 1.1 + small(0, 1 << 20), (name, allocated)

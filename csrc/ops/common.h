@@ -30,6 +30,7 @@ Stream stream_of(c10::Device device);
 Number number(const at::Scalar& s);
 void check_status(const char* op, const Backend& backend, Status status);
 void advise_huge_pages(const Tensor& output);  // before its first touch
+Tensor workspace_for(c10::Device device);      // undefined where the kernels want none
 
 template <class Args>
 using Kernel = Status (*Backend::*)(const Args&);
@@ -39,6 +40,11 @@ template <class Args>
 void run_kernel(const char* op, Kernel<Args> kernel, Args& args, c10::Device device) {
   const c10::DeviceGuard guard(device);
   args.stream = stream_of(device);
+  Tensor workspace;
+  if constexpr (requires { args.workspace; }) {
+    workspace = workspace_for(device);
+    args.workspace = workspace.defined() ? workspace.mutable_data_ptr() : nullptr;
+  }
   const Backend& backend = backend_for(device);
   check_status(op, backend, (backend.*kernel)(args));
 }

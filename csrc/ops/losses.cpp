@@ -184,9 +184,6 @@ void run_sum(const char* op, Kernel<ReduceArgs> kernel, const Tensor& out, at::I
   a.compute = compute;
   a.parameter[0] = divisor;
   a.parameter[1] = second;
-  const Tensor workspace =
-      device.is_cpu() ? Tensor() : at::empty({kWorkspaceBytes}, at::TensorOptions().dtype(at::kByte).device(device));
-  a.workspace = workspace.defined() ? workspace.mutable_data_ptr() : nullptr;
   run_kernel(op, kernel, a, device);
 }
 

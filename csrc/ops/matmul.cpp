@@ -169,9 +169,6 @@ void multiply(const char* op, const Matrices& a, const Matrices& b, const Matric
   g.bias_stride = epilogue.bias && epilogue.bias->numel() > 1 ? epilogue.bias->stride(0) * bytes : 0;
   g.activation = epilogue.activation;
   const c10::Device device = c.tensor.device();
-  const Tensor workspace =
-      device.is_cpu() ? Tensor() : at::empty({kWorkspaceBytes}, at::TensorOptions().dtype(at::kByte).device(device));
-  g.workspace = workspace.defined() ? workspace.mutable_data_ptr() : nullptr;
   run_kernel(op, &Backend::gemm, g, device);
 }
 

@@ -69,6 +69,11 @@ void check_status(const char* op, const Backend& backend, Status status) {
               " kernel failed: ", backend.error_string(status));
 }
 
+Tensor workspace_for(c10::Device device) {
+  if (device.is_cpu() && active_backend() != "emulated") return {};
+  return at::empty({kWorkspaceBytes}, at::TensorOptions().dtype(at::kByte).device(device));
+}
+
 void advise_huge_pages(const Tensor& output) {
   constexpr uintptr_t page = 2 << 20;
   if (output.nbytes() < 2 * page || !output.is_cpu()) return;

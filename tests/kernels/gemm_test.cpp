@@ -238,7 +238,10 @@ void check_all_dtypes(const Case& t) {
 
 }  // namespace
 
-int main() {
+// An argument thins the cases out, for slow backends.
+int main(int argc, char** argv) {
+  const int thin = argc > 1 ? std::atoi(argv[1]) : 1;
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
   const Activation activations[] = {Activation::none, Activation::relu, Activation::sigmoid, Activation::tanh};
   const int64_t sizes[] = {0, 1, 2, 3, 7, 8, 13, 15, 16, 17, 31, 32, 33, 47, 64, 65};
   // Every layout of both operands, at sizes about the register tile.
@@ -256,12 +259,12 @@ int main() {
                                {700, 3, 33},   {5, 500, 1},    {1, 1, 1},       {230, 33, 800},
                                {20, 2100, 30}, {1300, 17, 20}, {40, 1200, 400}, {420, 40, 390}};
   for (const auto& s : shapes)
-    for (int repeat = 0; repeat < 4; ++repeat)
+    for (int repeat = 0; repeat < 4; repeat += thin)
       for (const bool fractions : {repeat % 3 == 0})
         check_all_dtypes({s[0], s[1], s[2], 1, 1, repeat & 1 ? columns_padded : rows_padded,
                           repeat & 2 ? columns_dense : rows_dense, repeat, activations[random_below(4)], false,
                           fractions});
-  for (int repeat = 0; repeat < 40; ++repeat) {
+  for (int repeat = 0; repeat < 40 / thin; ++repeat) {
     const auto size = [&] { return sizes[random_below(16)]; };
     const Case t{size(),
                  size(),

@@ -38,7 +38,7 @@ struct TanhBackward {
 struct Relu {
   template <class V>
   FASTGRAD_FORMULA V operator()(V x) const {
-    return select(x < V(0), V(0), x);
+    return select(is_negative(x), V(0), x);
   }
 };
 // The derivative at 0 is 0, as in torch. Where y is NaN the gradient passes.

@@ -19,7 +19,7 @@ struct Sub {
   explicit Sub(const Number* p) : alpha(p[0]) {}
   template <class V>
   FASTGRAD_FORMULA V operator()(V a, V b) const {
-    return fma(V(0) - value<V>(alpha), b, a);
+    return fma(V(V(0) - value<V>(alpha)), b, a);
   }
 };
 struct Mul {
@@ -41,7 +41,7 @@ template <class V>
 FASTGRAD_FORMULA V integer_quotient(V a, V b) {
   const V safe = select(b == V(0), V(1), select(b == V(-1), V(1), b));
   const V q = a / safe;
-  return select(b == V(0), V(0), select(b == V(-1), V(0) - a, q));
+  return select(b == V(0), V(0), select(b == V(-1), V(V(0) - a), q));
 }
 
 struct DivTrunc {
@@ -61,8 +61,8 @@ struct DivFloor {
   FASTGRAD_FORMULA V operator()(V a, V b) const {
     if constexpr (is_integer<V>) {
       const V q = integer_quotient(a, b), r = a - q * b;
-      const V one_less = select(r != V(0), select((r < V(0)) != (b < V(0)), V(1), V(0)), V(0));
-      return select(b == V(0), V(0), q - one_less);
+      const V one_less = select(r != V(0), select(is_negative(r) != is_negative(b), V(1), V(0)), V(0));
+      return select(b == V(0), V(0), V(q - one_less));
     } else {
       const V mod = fmod(a, b);
       V q = (a - mod) / b;
@@ -83,13 +83,13 @@ struct Pow {
       constexpr int bits = 8 * sizeof(scalar_t<V>) - std::is_signed_v<scalar_t<V>>;
       V result(1), base = a;
       for (int i = 0; i < bits; ++i) {
-        result = select((b & V(1)) != V(0), result * base, result);
+        result = select((b & V(1)) != V(0), V(result * base), result);
         base = base * base;
         b = b >> 1;
       }
       // b is now -1 for a negative exponent, and the low bits have given a^(its low bits): right for |a| = 1.
       const V unit = select(a == V(1), V(1), select(a == V(-1), result, V(0)));
-      return select(b < V(0), unit, result);
+      return select(is_negative(b), unit, result);
     } else {
       return pow(a, b);
     }

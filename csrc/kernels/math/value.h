@@ -37,6 +37,13 @@ FASTGRAD_FORMULA V value(const Number& n) {
     return V(scalar_t<V>(n.real));
 }
 
+// x < 0, which unsigned values never are.
+template <class V>
+FASTGRAD_FORMULA auto is_negative(V x) {
+  if constexpr (std::is_unsigned_v<scalar_t<V>>) return x != x;
+  else return x < V(0);
+}
+
 // What a formula with several outputs returns.
 template <class V, int N>
 struct Tuple {
@@ -65,7 +72,7 @@ FASTGRAD_SCALAR_FUNCTIONS(double, )
 
 // Integers wrap as in torch; the detour over unsigned keeps that defined.
 #define FASTGRAD_SCALAR_FUNCTIONS(T)                                                    \
-  FASTGRAD_FORMULA T abs(T x) { return x < 0 ? T(0 - std::make_unsigned_t<T>(x)) : x; } \
+  FASTGRAD_FORMULA T abs(T x) { return int64_t(x) < 0 ? T(0 - std::make_unsigned_t<T>(x)) : x; } \
   FASTGRAD_FORMULA T max(T a, T b) { return a > b ? a : b; }                            \
   FASTGRAD_FORMULA T min(T a, T b) { return a < b ? a : b; }                            \
   FASTGRAD_FORMULA T fma(T a, T b, T c) {                                               \

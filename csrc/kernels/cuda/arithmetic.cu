@@ -1,0 +1,45 @@
+#include "../math/arithmetic.h"
+
+#include "map.cuh"
+
+namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+
+Status add(const MapArgs& a) { return map_with_integers<2, math::Add>(a); }
+Status sub(const MapArgs& a) { return map_with_integers<2, math::Sub>(a); }
+Status mul(const MapArgs& a) { return map_with_integers<2, math::Mul>(a); }
+Status div(const MapArgs& a) { return map<2, math::Div>(a); }
+Status div_floor(const MapArgs& a) { return map_with_integers<2, math::DivFloor>(a); }
+Status div_trunc(const MapArgs& a) { return map_with_integers<2, math::DivTrunc>(a); }
+Status pow(const MapArgs& a) {
+  using math::Exponent;
+  using math::PowConstant;
+  if (!a.operand[2].data) {
+    const double e = a.operand[2].immediate.real;
+    if (e == 2) return map_with_integers<2, PowConstant<Exponent::two>>(a);
+    if (e == 3) return map_with_integers<2, PowConstant<Exponent::three>>(a);
+    const bool floating = a.compute == Dtype::f32 || a.compute == Dtype::f64;
+    if (floating && e == -1) return map<2, PowConstant<Exponent::minus_one>>(a);
+    if (floating && e == -2) return map<2, PowConstant<Exponent::minus_two>>(a);
+    if (floating && e == 0.5) return map<2, PowConstant<Exponent::half>>(a);
+    if (floating && e == -0.5) return map<2, PowConstant<Exponent::minus_half>>(a);
+  }
+  return map_with_integers<2, math::Pow>(a);
+}
+
+Status eq(const MapArgs& a) { return map_comparison<2, math::Eq>(a); }
+Status ne(const MapArgs& a) { return map_comparison<2, math::Ne>(a); }
+Status lt(const MapArgs& a) { return map_comparison<2, math::Lt>(a); }
+Status le(const MapArgs& a) { return map_comparison<2, math::Le>(a); }
+Status gt(const MapArgs& a) { return map_comparison<2, math::Gt>(a); }
+Status ge(const MapArgs& a) { return map_comparison<2, math::Ge>(a); }
+
+Status copy(const MapArgs& a) { return map_with_integers<1, math::Copy>(a); }
+Status neg(const MapArgs& a) { return map_with_integers<1, math::Neg>(a); }
+Status abs(const MapArgs& a) { return map_with_integers<1, math::Abs>(a); }
+Status abs_backward(const MapArgs& a) { return map<2, math::AbsBackward>(a); }
+Status sqrt(const MapArgs& a) { return map<1, math::Sqrt>(a); }
+Status sqrt_backward(const MapArgs& a) { return map<2, math::SqrtBackward>(a); }
+Status exp(const MapArgs& a) { return map<1, math::Exp>(a); }
+Status log(const MapArgs& a) { return map<1, math::Log>(a); }
+
+}  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

@@ -1,0 +1,88 @@
+// What the matrix products share: which tile a block works on, where a matrix of the batch lies, the epilogue.
+#pragma once
+#include "../math/activations.h"
+#include "launch.cuh"
+
+namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+
+struct Tile {
+  int64_t m, n, batch;  // tile indices
+};
+// Tiles of one product follow each other in bands of kBand rows of tiles, down the band first: blocks that run together
+// share rows of a and columns of b in the L2 cache.
+__host__ __device__ inline Tile tile_at(int64_t block, int64_t tiles_m, int64_t tiles_n) {
+  constexpr int64_t kBand = 8;
+  const int64_t batch = block / (tiles_m * tiles_n), at = block - batch * tiles_m * tiles_n;
+  const int64_t band = at / (kBand * tiles_n), within = at - band * kBand * tiles_n;
+  const int64_t height = tiles_m - band * kBand < kBand ? tiles_m - band * kBand : kBand;
+  return {band * kBand + within % height, within / height, batch};
+}
+
+struct Matrices {
+  const char *a, *b;
+  char* c;
+};
+__host__ __device__ inline Matrices matrices_of(const GemmArgs& g, int64_t batch) {
+  Matrices at{static_cast<const char*>(g.a), static_cast<const char*>(g.b), static_cast<char*>(g.c)};
+  for (int d = 0; d < g.batch_dims; ++d) {
+    const int64_t index = batch % g.batch_shape[d];
+    batch /= g.batch_shape[d];
+    at.a += index * g.a_batch[d];
+    at.b += index * g.b_batch[d];
+    at.c += index * g.c_batch[d];
+  }
+  return at;
+}
+
+template <class A>
+__device__ __forceinline__ A activate(Activation activation, A x) {
+  switch (activation) {
+    case Activation::relu: return math::Relu()(x);
+    case Activation::sigmoid: return math::Sigmoid()(x);
+    case Activation::tanh: return math::Tanh()(x);
+    default: return x;
+  }
+}
+
+// Elements (row, column .. column + N) of c, of which those inside the matrix are written: one store if they all are
+// and `packed` promises its alignment.
+template <class T, class A, int N>
+__device__ __forceinline__ void store_c(const GemmArgs& g, char* c, int64_t row, int64_t column, const A (&sum)[N],
+                                        bool packed) {
+  if (row >= g.m || column >= g.n) return;
+  Pack<T, N> out;
+#pragma unroll
+  for (int j = 0; j < N; ++j) {
+    A x = sum[j];
+    if (g.bias && column + j < g.n)
+      x += convert<A>(*reinterpret_cast<const T*>(static_cast<const char*>(g.bias) + (column + j) * g.bias_stride));
+    out.v[j] = convert<T>(activate(g.activation, x));
+  }
+  T* const to = reinterpret_cast<T*>(c + row * g.c_row) + column;
+  if (packed && column + N <= g.n) {
+    *reinterpret_cast<Pack<T, N>*>(to) = out;
+  } else {
+#pragma unroll
+    for (int j = 0; j < N; ++j)
+      if (column + j < g.n) to[j] = out.v[j];
+  }
+}
+inline bool is_packed_c(const GemmArgs& g, int64_t bytes) {
+  bool packed = is_aligned(g.c, bytes) && g.c_row % bytes == 0;
+  for (int d = 0; d < g.batch_dims; ++d) packed &= g.c_batch[d] % bytes == 0;
+  return packed;
+}
+
+// An operand as a tile loader sees it: `rows` are those of a, or the columns of b; `row` and `k` are byte strides.
+struct Panel {
+  const char* data;
+  int64_t row, k;
+};
+// Packs of `bytes` along the contiguous dimension are aligned everywhere.
+inline bool is_packed_panel(const void* data, int64_t other_stride, const int64_t* batch, int batch_dims, int64_t bytes) {
+  bool packed = is_aligned(data, bytes) && other_stride % bytes == 0;
+  for (int d = 0; d < batch_dims; ++d) packed &= batch[d] % bytes == 0;
+  return packed;
+}
+
+}  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

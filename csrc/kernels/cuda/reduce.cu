@@ -1,0 +1,56 @@
+// How a reduction is cut; see reduce.cuh.
+#include "reduce.cuh"
+
+namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+namespace {
+
+constexpr int64_t kManyBlocks = 1024;  // enough for any device; not the device's own number, for results must not vary
+
+int64_t power_of_two_from(int64_t n) {
+  int64_t p = 1;
+  while (p < n) p *= 2;
+  return p;
+}
+
+// Elements of a 16-byte access: if all inputs are dense along the reduced dimension and aligned.
+int pack_of(const ReduceArgs& a) {
+  if (a.reduced_dims != 1) return 1;
+  const int64_t size = size_of(a.in[0].dtype);
+  for (int k = 0; k < a.inputs; ++k) {
+    const auto& in = a.in[k];
+    if (!in.data || in.dtype != a.in[0].dtype || in.reduced_strides[0] != size || !is_aligned(in.data, 16)) return 1;
+    const bool same = in.dtype == a.compute || (a.compute == Dtype::f32 && size == 2 && in.dtype != Dtype::i16);
+    if (!same || a.compute == Dtype::i32 || a.compute == Dtype::i64) return 1;
+    for (int d = 0; d < a.kept_dims; ++d)
+      if (in.kept_strides[d] % 16 != 0) return 1;
+  }
+  return int(16 / size);
+}
+
+}  // namespace
+
+ReducePlan plan_reduction(const ReduceArgs& a, int items, int fields) {
+  ReducePlan p{};
+  p.args = a;
+  for (int d = 0; d < a.kept_dims; ++d) p.kept_shape[d] = WideDivider(a.kept_shape[d]);
+  for (int d = 0; d < a.reduced_dims; ++d) p.reduced_shape[d] = WideDivider(a.reduced_shape[d]);
+  const auto& in = a.in[0];
+  p.inner = a.kept_dims == 0 || a.reduced_dims == 0 || in.reduced_strides[0] <= in.kept_strides[0];
+  int64_t lanes = power_of_two_from(ceil_div(a.reduced, p.inner ? 4 : 2 * items));
+  const int64_t most = p.inner ? kReduceThreads : kReduceThreads / 32;
+  p.lanes_reduced = int(lanes < most ? lanes : most);
+  p.lanes_kept = kReduceThreads / p.lanes_reduced;
+  p.pack = p.inner ? pack_of(a) : 1;
+
+  const int64_t blocks = ceil_div(a.kept, p.lanes_kept), step = int64_t(p.lanes_reduced) * items;
+  int64_t splits = ceil_div(kManyBlocks, blocks);
+  const auto at_most = [&](int64_t n) { splits = splits < n ? splits : n; };
+  at_most(ceil_div(a.reduced, 4 * step));
+  at_most(kWorkspaceBytes / (8 * fields) / a.kept);
+  if (splits < 1 || blocks >= kManyBlocks / 2 || !a.workspace) splits = 1;
+  p.split = ceil_div(ceil_div(a.reduced, splits), step) * step;
+  p.splits = ceil_div(a.reduced, p.split);
+  return p;
+}
+
+}  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

@@ -1,0 +1,31 @@
+// How rows lie and are found; see rows.cuh.
+#include "rows.cuh"
+
+namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+
+RowLayout row_layout(const RowsArgs& a, int streamed) {
+  bool packed = true, across = true;
+  int64_t size = 0;
+  for (int k = 0; k < kRowOperands; ++k) {
+    const auto& o = a.operand[k];
+    if (!(streamed >> k & 1) || !o.data) continue;
+    if (size == 0) size = size_of(o.dtype);
+    packed &= o.dtype == Dtype::f32 || o.dtype == Dtype::f64 || o.dtype == Dtype::bf16 || o.dtype == Dtype::f16;
+    packed &= size_of(o.dtype) == size && o.element_stride == size && is_aligned(o.data, 16);
+    packed &= a.n * size % 16 == 0;
+    for (int d = 0; d < a.ndim; ++d) packed &= o.row_strides[d] % 16 == 0;
+    across &= o.row_strides[0] < o.element_stride;
+  }
+  // Not a question of how many rows there are: a row's result must not depend on the others.
+  return packed ? RowLayout::packed : across ? RowLayout::across : RowLayout::along;
+}
+
+RowsPlan plan_rows(const RowsArgs& a) {
+  RowsPlan p{};
+  p.args = a;
+  p.pack = 1;
+  for (int d = 0; d < a.ndim; ++d) p.shape[d] = WideDivider(a.row_shape[d]);
+  return p;
+}
+
+}  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

@@ -1,0 +1,10 @@
+// The table of CUDA kernels: of the GPU, or of the emulator.
+#include <cuda_runtime.h>
+
+#include "../backend.h"
+
+namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+static const char* error_string(Status status) { return cudaGetErrorString(cudaError_t(status)); }
+}  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE
+
+#include "../table.inc"
