@@ -43,7 +43,7 @@ clean:
 	$(BIN)/pip install ".[bench]"
 	touch $@
 
-# With the emulator: every CUDA kernel runs on the CPU too. This build serves the other commands as well.
+# This build serves the other commands as well.
 .venv/installed-test: .venv/torch $(SOURCES)
-	FASTGRAD_EMULATOR=ON $(BIN)/pip install ".[demo,bench,test,dev]"
+	$(BIN)/pip install ".[demo,bench,test,dev]"
 	touch $@ .venv/installed-demo .venv/installed-bench

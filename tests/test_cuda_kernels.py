@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import fastgrad
+
 ROOT = Path(__file__).parents[1]
 EMULATOR = sorted((ROOT / "csrc/emulator").glob("*.cpp"))
 FLAGS = [
@@ -16,7 +18,10 @@ FLAGS = [
     f"-I{ROOT / 'csrc/emulator'}",
 ]
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
+    pytest.mark.skipif(fastgrad.active_backend() != fastgrad.backends()[0], reason="once is enough"),
+]
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 
+import fastgrad
+
 ROOT = Path(__file__).parents[1]
 SOURCES = [ROOT / "tests/kernels/emulator_test.cpp", *sorted((ROOT / "csrc/emulator").glob("*.cpp"))]
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
+    pytest.mark.skipif(fastgrad.active_backend() != fastgrad.backends()[0], reason="once is enough"),
+]
 
 
 @pytest.fixture(scope="module")

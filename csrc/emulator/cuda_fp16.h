@@ -18,7 +18,8 @@ inline __half __float2half(float x) {
   const float a = std::bit_cast<float>(u & 0x7fffffff);
   if (a != a) return {0x7fff};
   if (a >= 65520) return {uint16_t(sign | 0x7c00)};
-  if (a < 0x1p-14f) return {uint16_t(sign | (std::bit_cast<uint32_t>(a + 0.5f) - 0x3f000000))};  // subnormal: the sum rounds
+  if (a < 0x1p-14f)
+    return {uint16_t(sign | (std::bit_cast<uint32_t>(a + 0.5f) - 0x3f000000))};  // subnormal: the sum rounds
   const uint32_t b = (u & 0x7fffffff) - (112u << 23);
   return {uint16_t(sign | ((b + 0xfff + ((b >> 13) & 1)) >> 13))};
 }

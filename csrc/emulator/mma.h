@@ -28,9 +28,9 @@ void load_matrices(uint32_t (&fragment)[4], const void* row, Place place = Place
               return uint32_t(static_cast<Lane*>(lanes[matrix * 8 + r])->row[c]);
             };
             const int at = l / 4, pair = l % 4 * 2;
-            static_cast<Lane*>(lanes[l])->fragment[matrix] =
-                Transposed ? element(pair, at) | element(pair + 1, at) << 16
-                           : element(at, pair) | element(at, pair + 1) << 16;
+            static_cast<Lane*>(lanes[l])->fragment[matrix] = Transposed
+                                                                 ? element(pair, at) | element(pair + 1, at) << 16
+                                                                 : element(at, pair) | element(at, pair + 1) << 16;
           }
       },
       &mine, place);
@@ -38,7 +38,8 @@ void load_matrices(uint32_t (&fragment)[4], const void* row, Place place = Place
 
 // d += a b, of 16 x 16 and 16 x 8 elements; `to_float` decodes one.
 template <class Decode>
-void multiply_16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Decode, Place place = Place::current()) {
+void multiply_16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Decode,
+                    Place place = Place::current()) {
   struct Lane {
     float* d;
     const uint32_t *a, *b;

@@ -16,8 +16,8 @@ struct {
   unsigned generation;
 } barrier;
 
-// The thread sanitizer's name for a barrier, two by turns: a thread that leaves a barrier late must not learn what others
-// did on their way to the next.
+// The thread sanitizer's name for a barrier, two by turns: a thread that leaves a barrier late must not learn what
+// others did on their way to the next.
 char block_order[2];
 
 NO_TSAN void open_block_barrier() {
@@ -89,8 +89,10 @@ NO_TSAN int block_barrier(Block kind, bool predicate, Place place) {
   ++barrier.arrived;
   char* const order = &block_order[barrier.generation & 1];
   release(order);
-  if (barrier.arrived == alive) open_block_barrier();
-  else wait_in(State::at_block_barrier);
+  if (barrier.arrived == alive)
+    open_block_barrier();
+  else
+    wait_in(State::at_block_barrier);
   acquire(order);
   return barrier.result;
 }
@@ -109,7 +111,8 @@ NO_TSAN uint64_t warp_collective(Warp kind, unsigned mask, uint64_t value, int s
     const Thread& t = threads[warp + l];
     if (!(mask >> l & 1) || warp + l == current) continue;
     if (t.state == State::absent || t.state == State::done) fail("the mask names a lane that is not there", current);
-    if (t.state != State::at_warp_barrier) all_here = false;
+    if (t.state != State::at_warp_barrier)
+      all_here = false;
     else if (t.kind != kind || t.mask != mask || !same_place(t.place, place))
       fail("lanes of one mask are at different places", warp + l, current);
   }

@@ -40,9 +40,12 @@ cudaError_t run_grid(const cudaLaunchConfig_t& config, const void* kernel, const
 
 const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
-    case cudaSuccess: return "no error";
-    case cudaErrorInvalidValue: return "invalid argument";
-    default: return "operation not supported";
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorInvalidValue:
+      return "invalid argument";
+    default:
+      return "operation not supported";
   }
 }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
@@ -52,9 +55,15 @@ cudaError_t cudaGetDevice(int* device) {
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
-    case cudaDevAttrMultiProcessorCount: *value = 4; break;
-    case cudaDevAttrComputeCapabilityMajor: *value = 8; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = int(cuda_emulator::kMaxShared); break;
+    case cudaDevAttrMultiProcessorCount:
+      *value = 4;
+      break;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = 8;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = int(cuda_emulator::kMaxShared);
+      break;
   }
   return cudaSuccess;
 }

@@ -132,7 +132,8 @@ NO_TSAN void switch_away(int from) {
     threads[to].state = State::running;
     give_stack(to);
   } else {
-    std::fprintf(stderr, "CUDA emulator: these threads of block (%u, %u, %u) wait for ever, the others have returned:\n",
+    std::fprintf(stderr,
+                 "CUDA emulator: these threads of block (%u, %u, %u) wait for ever, the others have returned:\n",
                  blockIdx.x, blockIdx.y, blockIdx.z);
     for (int t = 0, shown = 0; t < total && shown < 40; ++t)
       if (threads[t].state == State::at_block_barrier || threads[t].state == State::at_warp_barrier)
@@ -162,8 +163,10 @@ NO_TSAN void finish_thread() {
 
 NO_TSAN void fiber_main() {
 #if defined(__SANITIZE_ADDRESS__)
-  if (started == 1) __sanitizer_finish_switch_fiber(nullptr, &host_stack, &host_stack_size);
-  else __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
+  if (started == 1)
+    __sanitizer_finish_switch_fiber(nullptr, &host_stack, &host_stack_size);
+  else
+    __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
 #endif
   for (;;) {
     acquire(&grid_start);

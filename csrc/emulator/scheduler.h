@@ -39,7 +39,6 @@ struct Thread {
   unsigned warp_syncs;
 };
 
-
 extern Thread threads[kMaxThreads];  // of the block that runs
 extern int total, current, alive;
 extern int direction;  // 1 or -1: the order in which threads start

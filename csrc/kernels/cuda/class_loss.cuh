@@ -1,6 +1,7 @@
 // What the losses over classes share: the class of a row, its weight, sums over rows in a fixed order.
 //
-// Sums: a block adds up, in double, what a fixed range of rows gives, one warp adds up the blocks' results. A class out of bounds is never followed: its row's loss is NaN.
+// Sums: a block adds up, in double, what a fixed range of rows gives, one warp adds up the blocks' results. A class out
+// of bounds is never followed: its row's loss is NaN.
 #pragma once
 #include "rows.cuh"
 

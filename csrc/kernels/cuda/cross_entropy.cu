@@ -1,7 +1,8 @@
 // Cross-entropy of logits with class indices or probabilities, and its gradient (formulas: math/cross_entropy.h).
 //
 // Forward reads the logits once where a row fits the registers, and saves per row the maximum and the log of the sum
-// apart: their sum would round away what large logits differ in. Backward reads the logits once and writes the gradient.
+// apart: their sum would round away what large logits differ in. Backward reads the logits once and writes the
+// gradient.
 #include "../math/cross_entropy.h"
 
 #include "class_loss.cuh"
@@ -14,8 +15,10 @@ namespace {
 template <class A, class... Probability>
 __device__ __forceinline__ A share_of(const RowsArgs& a, int64_t c, Probability... t) {
   const A w = weight_of<A>(a, c);
-  if constexpr (sizeof...(t) == 0) return w;
-  else return math::weighted_probability(t..., w, A(a.parameter[1].real), A(a.n));
+  if constexpr (sizeof...(t) == 0)
+    return w;
+  else
+    return math::weighted_probability(t..., w, A(a.parameter[1].real), A(a.n));
 }
 
 // Streams: logits (and probabilities)
@@ -103,7 +106,8 @@ struct CrossEntropyBackward {
 
 Status cross_entropy(const RowsArgs& a) {
   const bool p = a.flags & kProbabilities;
-  if (a.compute == Dtype::f32) return p ? class_loss<float>(a, CrossEntropy<true>{}) : class_loss<float>(a, CrossEntropy<false>{});
+  if (a.compute == Dtype::f32)
+    return p ? class_loss<float>(a, CrossEntropy<true>{}) : class_loss<float>(a, CrossEntropy<false>{});
   return p ? class_loss<double>(a, CrossEntropy<true>{}) : class_loss<double>(a, CrossEntropy<false>{});
 }
 Status cross_entropy_backward(const RowsArgs& a) {

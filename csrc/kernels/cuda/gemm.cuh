@@ -37,10 +37,14 @@ __host__ __device__ inline Matrices matrices_of(const GemmArgs& g, int64_t batch
 template <class A>
 __device__ __forceinline__ A activate(Activation activation, A x) {
   switch (activation) {
-    case Activation::relu: return math::Relu()(x);
-    case Activation::sigmoid: return math::Sigmoid()(x);
-    case Activation::tanh: return math::Tanh()(x);
-    default: return x;
+    case Activation::relu:
+      return math::Relu()(x);
+    case Activation::sigmoid:
+      return math::Sigmoid()(x);
+    case Activation::tanh:
+      return math::Tanh()(x);
+    default:
+      return x;
   }
 }
 
@@ -79,7 +83,8 @@ struct Panel {
   int64_t row, k;
 };
 // Packs of `bytes` along the contiguous dimension are aligned everywhere.
-inline bool is_packed_panel(const void* data, int64_t other_stride, const int64_t* batch, int batch_dims, int64_t bytes) {
+inline bool is_packed_panel(const void* data, int64_t other_stride, const int64_t* batch, int batch_dims,
+                            int64_t bytes) {
   bool packed = is_aligned(data, bytes) && other_stride % bytes == 0;
   for (int d = 0; d < batch_dims; ++d) packed &= batch[d] % bytes == 0;
   return packed;

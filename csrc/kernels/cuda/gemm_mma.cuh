@@ -20,8 +20,10 @@ constexpr int kMmaThreads = 256, kMmaDepth = 32, kMmaStages = 4;
 // 8 x 8 matrix is read from lie in different banks.
 template <int Rows, bool KFastest>
 __host__ __device__ constexpr int slice_index(int row, int k) {
-  if constexpr (KFastest) return row * kMmaDepth + ((k / 8) ^ (row / 2 % 4)) * 8 + k % 8;
-  else return k * Rows + ((row / 8) ^ (k % 8)) * 8 + row % 8;
+  if constexpr (KFastest)
+    return row * kMmaDepth + ((k / 8) ^ (row / 2 % 4)) * 8 + k % 8;
+  else
+    return k * Rows + ((row / 8) ^ (k % 8)) * 8 + row % 8;
 }
 
 template <class T, int Rows, bool KFastest>
@@ -159,7 +161,8 @@ Status launch_mma_ordered(const GemmArgs& g) {
 template <class T, int I>
 Status launch_mma(const GemmArgs& g) {
   const bool a_rows = g.a_row == 2 && g.a_col != 2, b_columns = g.b_col == 2;
-  if (a_rows) return b_columns ? launch_mma_ordered<T, I, I, false, false>(g) : launch_mma_ordered<T, I, I, false, true>(g);
+  if (a_rows)
+    return b_columns ? launch_mma_ordered<T, I, I, false, false>(g) : launch_mma_ordered<T, I, I, false, true>(g);
   return b_columns ? launch_mma_ordered<T, I, I, true, false>(g) : launch_mma_ordered<T, I, I, true, true>(g);
 }
 

@@ -23,9 +23,12 @@ class PanelLoader {
   __device__ __forceinline__ PanelLoader(const Panel& p, Reading reading, int64_t row, int64_t rows)
       : packs_(reading == Reading::row_packs), base_(p.data) {
     const int t = int(threadIdx.x);
-    if (packs_) row_ = t % (Rows / kPack) * kPack, depth_ = t / (Rows / kPack);
-    else if (reading == Reading::k) row_ = t / Depth, depth_ = t % Depth;
-    else row_ = t % Rows, depth_ = t / Rows;
+    if (packs_)
+      row_ = t % (Rows / kPack) * kPack, depth_ = t / (Rows / kPack);
+    else if (reading == Reading::k)
+      row_ = t / Depth, depth_ = t % Depth;
+    else
+      row_ = t % Rows, depth_ = t / Rows;
     row_step_ = reading == Reading::k ? kSimtThreads / Depth : 0;
     depth_step_ = reading == Reading::k ? 0 : kSimtThreads / (packs_ ? Rows / kPack : Rows);
     rows_left_ = int(rows - row < Rows ? rows - row : Rows);
@@ -125,8 +128,7 @@ __global__ void __launch_bounds__(kSimtThreads, R == 2 || sizeof(T) == 8 ? 2 : 3
 #pragma unroll
   for (int i = 0; i < 4 * R; ++i)
 #pragma unroll
-    for (int r = 0; r < R; ++r)
-      store_c<T>(g, at.c, m0 + m + i / 4 * 32 + i % 4, n0 + n + r * 16, sum[i][r], packed_c);
+    for (int r = 0; r < R; ++r) store_c<T>(g, at.c, m0 + m + i / 4 * 32 + i % 4, n0 + n + r * 16, sum[i][r], packed_c);
 }
 
 template <class T>

@@ -58,14 +58,22 @@ using f16 = __half;
 // One element to another type. 16-bit floats go through float, as torch's do.
 template <class To, class From>
 __device__ __forceinline__ To convert(From x) {
-  if constexpr (std::is_same_v<To, From>) return x;
-  else if constexpr (std::is_same_v<From, bf16>) return convert<To>(__bfloat162float(x));
-  else if constexpr (std::is_same_v<From, f16>) return convert<To>(__half2float(x));
-  else if constexpr (std::is_same_v<To, bf16>) return __float2bfloat16(float(x));
-  else if constexpr (std::is_same_v<To, f16>) return __float2half(float(x));
-  else if constexpr (std::is_same_v<To, bool>) return x != From(0);
-  else if constexpr (std::is_floating_point_v<From> && std::is_integral_v<To>) return To(int64_t(x));
-  else return To(x);
+  if constexpr (std::is_same_v<To, From>)
+    return x;
+  else if constexpr (std::is_same_v<From, bf16>)
+    return convert<To>(__bfloat162float(x));
+  else if constexpr (std::is_same_v<From, f16>)
+    return convert<To>(__half2float(x));
+  else if constexpr (std::is_same_v<To, bf16>)
+    return __float2bfloat16(float(x));
+  else if constexpr (std::is_same_v<To, f16>)
+    return __float2half(float(x));
+  else if constexpr (std::is_same_v<To, bool>)
+    return x != From(0);
+  else if constexpr (std::is_floating_point_v<From> && std::is_integral_v<To>)
+    return To(int64_t(x));
+  else
+    return To(x);
 }
 
 // f(T{}) for the element type that `dtype` names.
@@ -84,7 +92,8 @@ template <class F>
 __host__ __device__ __forceinline__ void with_dtype(Dtype dtype, const F& f) {
   switch (dtype) {
 #define FASTGRAD_CASE(name, T) \
-  case Dtype::name: return f(T{});
+  case Dtype::name:            \
+    return f(T{});
     FASTGRAD_DTYPES(FASTGRAD_CASE)
 #undef FASTGRAD_CASE
   }
@@ -92,11 +101,16 @@ __host__ __device__ __forceinline__ void with_dtype(Dtype dtype, const F& f) {
 template <class F>
 Status with_float(Dtype dtype, const F& f) {
   switch (dtype) {
-    case Dtype::f32: return f(float{});
-    case Dtype::f64: return f(double{});
-    case Dtype::bf16: return f(bf16{});
-    case Dtype::f16: return f(f16{});
-    default: return kUnsupported;
+    case Dtype::f32:
+      return f(float{});
+    case Dtype::f64:
+      return f(double{});
+    case Dtype::bf16:
+      return f(bf16{});
+    case Dtype::f16:
+      return f(f16{});
+    default:
+      return kUnsupported;
   }
 }
 template <class T>
@@ -166,8 +180,10 @@ struct WideDivider {
 
 template <class Formula>
 Formula make_formula(const Number* parameter) {
-  if constexpr (std::is_constructible_v<Formula, const Number*>) return Formula(parameter);
-  else return Formula{};
+  if constexpr (std::is_constructible_v<Formula, const Number*>)
+    return Formula(parameter);
+  else
+    return Formula{};
 }
 
 template <class R>

@@ -147,7 +147,8 @@ bool is_packed(const MapArgs& a) {
     const bool output = k < a.outputs;
     if (o.dtype != (output ? dtype_of<Out>() : dtype_of<T>())) return false;
     if (!output && o.strides[0] == 0) continue;
-    if (o.strides[0] != size_of(o.dtype) || !is_aligned(o.data, output ? 16 / int64_t(sizeof(T)) * int64_t(sizeof(Out)) : 16))
+    if (o.strides[0] != size_of(o.dtype) ||
+        !is_aligned(o.data, output ? 16 / int64_t(sizeof(T)) * int64_t(sizeof(Out)) : 16))
       return false;
   }
   return true;
@@ -212,7 +213,8 @@ Status launch_strided(const MapArgs& a, const Formula& f) {
     to.constant = math::value<A>(o.immediate);
     for (int d = 0; d < a.ndim; ++d) to.strides[d] = int(o.strides[d]);
   }
-  return launch({ceil_div(a.numel, 4 * kMapThreads), kMapThreads, a.stream}, &map_strided<A, Formula, Outputs, I...>, f, s);
+  return launch({ceil_div(a.numel, 4 * kMapThreads), kMapThreads, a.stream}, &map_strided<A, Formula, Outputs, I...>, f,
+                s);
 }
 
 enum class Results { same, boolean };  // the outputs' usual dtype: the inputs', or bool
@@ -239,8 +241,10 @@ template <bool Integers, Results R, class Formula, size_t... I>
 Status map_indexed(const MapArgs& a, std::index_sequence<I...>) {
   const Formula f = make_formula<Formula>(a.parameter);
   switch (a.compute) {
-    case Dtype::f32: return map_typed<float, R, Formula, I...>(a, f);
-    case Dtype::f64: return map_typed<double, R, Formula, I...>(a, f);
+    case Dtype::f32:
+      return map_typed<float, R, Formula, I...>(a, f);
+    case Dtype::f64:
+      return map_typed<double, R, Formula, I...>(a, f);
     case Dtype::i32:
       if constexpr (Integers) return map_typed<int32_t, R, Formula, I...>(a, f);
       break;
@@ -256,7 +260,8 @@ Status map_indexed(const MapArgs& a, std::index_sequence<I...>) {
     case Dtype::u8:
       if constexpr (Integers) return launch_strided<uint8_t, Formula, 1, I...>(a, f);
       break;
-    default: break;
+    default:
+      break;
   }
   return kUnsupported;
 }

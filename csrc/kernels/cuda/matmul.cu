@@ -48,16 +48,26 @@ Status gemm(const GemmArgs& g) {
   if (g.m == 0 || g.n == 0 || g.batches == 0) return kSuccess;
   const int64_t large_tiles = ceil_div(g.m, 128) * ceil_div(g.n, 128) * g.batches;
   switch (g.dtype) {
-    case Dtype::f32: return fills_device(large_tiles) ? launch_simt<float, 2>(g) : launch_simt<float, 1>(g);
-    case Dtype::bf16: return fills_device(large_tiles) ? launch_mma<bf16, 4>(g) : launch_mma<bf16, 2>(g);
-    case Dtype::f16: return fills_device(large_tiles) ? launch_mma<f16, 4>(g) : launch_mma<f16, 2>(g);
-    case Dtype::f64: return launch_simt<double, 1>(g);
-    case Dtype::i64: return integers<int64_t>(g);
-    case Dtype::i32: return integers<int32_t>(g);
-    case Dtype::i16: return integers<int16_t>(g);
-    case Dtype::i8: return integers<int8_t>(g);
-    case Dtype::u8: return integers<uint8_t>(g);
-    default: return kUnsupported;
+    case Dtype::f32:
+      return fills_device(large_tiles) ? launch_simt<float, 2>(g) : launch_simt<float, 1>(g);
+    case Dtype::bf16:
+      return fills_device(large_tiles) ? launch_mma<bf16, 4>(g) : launch_mma<bf16, 2>(g);
+    case Dtype::f16:
+      return fills_device(large_tiles) ? launch_mma<f16, 4>(g) : launch_mma<f16, 2>(g);
+    case Dtype::f64:
+      return launch_simt<double, 1>(g);
+    case Dtype::i64:
+      return integers<int64_t>(g);
+    case Dtype::i32:
+      return integers<int32_t>(g);
+    case Dtype::i16:
+      return integers<int16_t>(g);
+    case Dtype::i8:
+      return integers<int8_t>(g);
+    case Dtype::u8:
+      return integers<uint8_t>(g);
+    default:
+      return kUnsupported;
   }
 }
 

@@ -74,6 +74,8 @@ Status backward(const RowsArgs& a) {
 }  // namespace
 
 Status nll_loss(const RowsArgs& a) { return a.compute == Dtype::f32 ? forward<float>(a) : forward<double>(a); }
-Status nll_loss_backward(const RowsArgs& a) { return a.compute == Dtype::f32 ? backward<float>(a) : backward<double>(a); }
+Status nll_loss_backward(const RowsArgs& a) {
+  return a.compute == Dtype::f32 ? backward<float>(a) : backward<double>(a);
+}
 
 }  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

@@ -84,7 +84,8 @@ struct Partial {
     }
     if constexpr (kIndexed) {
       const bool first = value.item[1] < other.value.item[1];
-      value = Reducer::merge(first ? value : other.value, first ? other.value : value, double(count), double(other.count));
+      value =
+          Reducer::merge(first ? value : other.value, first ? other.value : value, double(count), double(other.count));
     } else {
       value = Reducer::merge(value, other.value, double(count), double(other.count));
     }
@@ -93,7 +94,8 @@ struct Partial {
   __device__ __forceinline__ Partial down(int lanes, int width) const {
     Partial r;
 #pragma unroll
-    for (int k = 0; k < kFields; ++k) r.value.item[k] = __shfl_down_sync(kFullWarp, value.item[k], unsigned(lanes), width);
+    for (int k = 0; k < kFields; ++k)
+      r.value.item[k] = __shfl_down_sync(kFullWarp, value.item[k], unsigned(lanes), width);
     r.count = __shfl_down_sync(kFullWarp, count, unsigned(lanes), width);
     return r;
   }
@@ -104,8 +106,8 @@ struct Partial {
 // Reads N elements of an input, those at data + offset[i], i in [0, valid), or, if `packed`, packs at every so many of
 // these.
 template <class A, int N>
-__device__ __forceinline__ void load_items(A (&x)[N], const ReduceArgs::Input& in, const char* data, bool packed, int valid,
-                                           const int64_t (&offset)[N]) {
+__device__ __forceinline__ void load_items(A (&x)[N], const ReduceArgs::Input& in, const char* data, bool packed,
+                                           int valid, const int64_t (&offset)[N]) {
   with_dtype(in.dtype, [&](auto zero) {
     using T = decltype(zero);
     if constexpr (std::is_floating_point_v<A> && std::is_same_v<arithmetic_t<T>, A>) {

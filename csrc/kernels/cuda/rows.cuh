@@ -5,8 +5,8 @@
 //   HeldRow, in a block    up to 512 threads, 32 (float64: 8) elements each in registers
 //   StreamedRow, along     a block reads the row anew for every pass
 //   StreamedRow, across    neighbours work on neighbouring rows, which lie densely in memory; 8 threads a row
-// So a row of up to 16384 (4096) elements is read once and written once. Accesses are of 16 bytes where all streamed operands
-// have one size of element and are dense and aligned. Dtypes are looked up at run time, once per pass.
+// So a row of up to 16384 (4096) elements is read once and written once. Accesses are of 16 bytes where all streamed
+// operands have one size of element and are dense and aligned. Dtypes are looked up at run time, once per pass.
 // Numerics: sums of a group are combined in a fixed order, so that a row's result depends on its values only.
 // Parallel: rows are independent.
 #pragma once
@@ -16,14 +16,14 @@ namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
 enum class Group { warp, block, across };
 
-constexpr int kRowThreads = 256;  // of a block whose groups are not blocks themselves
+constexpr int kRowThreads = 256;    // of a block whose groups are not blocks themselves
 constexpr int kBlockThreads = 512;  // at most, of a block that is a group
 constexpr int kAcrossRows = 32;
 
 struct RowsPlan {
   RowsArgs args;
-  int lanes;  // threads of a group
-  int pack;   // elements of one access
+  int lanes;                         // threads of a group
+  int pack;                          // elements of one access
   int64_t groups, groups_per_block;  // of rows; a block does several where it adds up something of theirs
   WideDivider shape[kMaxDims];
 };
@@ -195,9 +195,12 @@ class HeldRow : public RowGroup<A, G> {
   }
   template <class F>
   __device__ __forceinline__ auto call(const F& f, int64_t e, int i) {
-    if constexpr (Inputs == 1) return f(e, x_[0][i]);
-    else if constexpr (Inputs == 2) return f(e, x_[0][i], x_[1][i]);
-    else return f(e, x_[0][i], x_[1][i], x_[2][i]);
+    if constexpr (Inputs == 1)
+      return f(e, x_[0][i]);
+    else if constexpr (Inputs == 2)
+      return f(e, x_[0][i], x_[1][i]);
+    else
+      return f(e, x_[0][i], x_[1][i], x_[2][i]);
   }
 };
 
@@ -234,9 +237,12 @@ class StreamedRow : public RowGroup<A, G> {
       for (int u = 0; u < kInFlight; ++u) {
         const int64_t e = first + int64_t(u) * this->lanes;
         if (e >= this->length()) continue;
-        if constexpr (Inputs == 1) f(e, x[0][u]);
-        else if constexpr (Inputs == 2) f(e, x[0][u], x[1][u]);
-        else f(e, x[0][u], x[1][u], x[2][u]);
+        if constexpr (Inputs == 1)
+          f(e, x[0][u]);
+        else if constexpr (Inputs == 2)
+          f(e, x[0][u], x[1][u]);
+        else
+          f(e, x[0][u], x[1][u], x[2][u]);
       }
     }
   }
@@ -270,7 +276,8 @@ __device__ __forceinline__ void store_sums(const RowsArgs& a, const RowSums& sum
   shared[threadIdx.x] = sums;
   __syncthreads();
   for (int d = kBlockThreads / 2; d > 0; d /= 2) {
-    if (int(threadIdx.x) < d && int(threadIdx.x) + d < int(blockDim.x)) shared[threadIdx.x].add(shared[threadIdx.x + d]);
+    if (int(threadIdx.x) < d && int(threadIdx.x) + d < int(blockDim.x))
+      shared[threadIdx.x].add(shared[threadIdx.x + d]);
     __syncthreads();
   }
   if (threadIdx.x == 0) static_cast<RowSums*>(a.workspace)[blockIdx.x] = shared[0];

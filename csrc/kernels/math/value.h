@@ -40,8 +40,10 @@ FASTGRAD_FORMULA V value(const Number& n) {
 // x < 0, which unsigned values never are.
 template <class V>
 FASTGRAD_FORMULA auto is_negative(V x) {
-  if constexpr (std::is_unsigned_v<scalar_t<V>>) return x != x;
-  else return x < V(0);
+  if constexpr (std::is_unsigned_v<scalar_t<V>>)
+    return x != x;
+  else
+    return x < V(0);
 }
 
 // What a formula with several outputs returns.
@@ -71,14 +73,14 @@ FASTGRAD_SCALAR_FUNCTIONS(double, )
 #undef FASTGRAD_SCALAR_FUNCTIONS
 
 // Integers wrap as in torch; the detour over unsigned keeps that defined.
-#define FASTGRAD_SCALAR_FUNCTIONS(T)                                                    \
+#define FASTGRAD_SCALAR_FUNCTIONS(T)                                                             \
   FASTGRAD_FORMULA T abs(T x) { return int64_t(x) < 0 ? T(0 - std::make_unsigned_t<T>(x)) : x; } \
-  FASTGRAD_FORMULA T max(T a, T b) { return a > b ? a : b; }                            \
-  FASTGRAD_FORMULA T min(T a, T b) { return a < b ? a : b; }                            \
-  FASTGRAD_FORMULA T fma(T a, T b, T c) {                                               \
-    using U = std::make_unsigned_t<T>;                                                  \
-    return T(U(uint64_t(a) * uint64_t(b) + uint64_t(c)));                               \
-  }                                                                                     \
+  FASTGRAD_FORMULA T max(T a, T b) { return a > b ? a : b; }                                     \
+  FASTGRAD_FORMULA T min(T a, T b) { return a < b ? a : b; }                                     \
+  FASTGRAD_FORMULA T fma(T a, T b, T c) {                                                        \
+    using U = std::make_unsigned_t<T>;                                                           \
+    return T(U(uint64_t(a) * uint64_t(b) + uint64_t(c)));                                        \
+  }                                                                                              \
   FASTGRAD_FORMULA T select(bool c, T a, T b) { return c ? a : b; }
 FASTGRAD_SCALAR_FUNCTIONS(int64_t)
 FASTGRAD_SCALAR_FUNCTIONS(int32_t)
