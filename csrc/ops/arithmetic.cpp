@@ -71,14 +71,6 @@ Tensor sqrt_backward(const Tensor& grad, const Tensor& y) {
   return op.call(grad, y);
 }
 
-// Sums the gradients of a binary op to the shapes of its inputs.
-Gradients to_inputs(const Saved& s, const Tensor& self, const Tensor& other) {
-  if (s.values.empty()) return {self, other};
-  const auto to = [&](const Tensor& grad, const c10::IValue& shape) {
-    return shape.isNone() ? grad : sum_to(grad, shape.toSymIntVector());
-  };
-  return {to(self, s.values[0]), to(other, s.values[1])};
-}
 at::Scalar alpha_of(const Saved& s) { return s.values.empty() ? at::Scalar(1) : s.values[2].toScalar(); }
 
 Gradients add_backward(const Saved& s, const Gradients& g) {

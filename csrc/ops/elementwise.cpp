@@ -97,6 +97,14 @@ Tensor sum_to(const Tensor& grad, c10::SymIntArrayRef sizes) {
   return lead > 0 ? sum.view_symint(sizes) : sum;
 }
 
+Gradients to_inputs(const Saved& s, const Tensor& self, const Tensor& other) {
+  if (s.values.empty()) return {self, other};
+  const auto to = [&](const Tensor& grad, const c10::IValue& shape) {
+    return shape.isNone() ? grad : ops::sum_to(grad, shape.toSymIntVector());
+  };
+  return {to(self, s.values[0]), to(other, s.values[1])};
+}
+
 namespace {
 
 // The op's arguments are its tensors and, last, an optional alpha.

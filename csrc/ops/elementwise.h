@@ -37,5 +37,7 @@ void define_binary_alpha(torch::Library& m, const ElementwiseSpec& spec, Differe
 
 // Sums what broadcasting expanded: the gradient of a tensor of shape `sizes` from that of the result.
 Tensor sum_to(const Tensor& grad, c10::SymIntArrayRef sizes);
+// The same for both gradients of a binary op registered here.
+Gradients to_inputs(const Saved& s, const Tensor& input, const Tensor& other);
 
 }  // namespace fastgrad::ops

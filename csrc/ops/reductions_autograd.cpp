@@ -231,11 +231,11 @@ TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
                                   const Tensor &a = s.tensors[0], &b = s.tensors[1], &y = s.tensors[2];
                                   const Tensor half = mul(g[0], 0.5), zero = mul(half, 0);
                                   const Tensor tie = at::eq(a, b);
-                                  const auto part = [&](const Tensor& own, size_t k) {
-                                    const Tensor t = at::where(tie, half, at::where(at::eq(own, y), g[0], zero));
-                                    return s.values[k].isNone() ? t : sum_to(t, s.values[k].toSymIntVector());
+                                  const auto part = [&](const Tensor& own) {
+                                    return at::where(tie, half, at::where(at::eq(own, y), g[0], zero));
                                   };
-                                  return {s.needed[0] ? part(a, 0) : Tensor(), s.needed[1] ? part(b, 1) : Tensor()};
+                                  return to_inputs(s, s.needed[0] ? part(a) : Tensor(),
+                                                   s.needed[1] ? part(b) : Tensor());
                                 },
                                 kSelf | kOther | kOutput};
   define_binary(m, {"maximum", &Backend::maximum, Result::same}, extreme);
