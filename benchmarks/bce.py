@@ -1,0 +1,3 @@
+from fastgrad.bench.case import Case
+
+CASES: list[Case] = []
