@@ -6,7 +6,7 @@ ARGS ?=
 
 BIN := .venv/bin
 SOURCES := $(shell find csrc fastgrad benchmarks cmake CMakeLists.txt setup.py pyproject.toml -type f \
-             ! -name '*.so' ! -name '*.pyc' ! -name '_build_info.py')
+             ! -path 'benchmarks/results/*' ! -name '*.so' ! -name '*.pyc' ! -name '_build_info.py')
 
 .PHONY: demo test bench check clean
 

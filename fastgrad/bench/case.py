@@ -11,7 +11,21 @@ import torch
 
 import fastgrad.functional
 
-__all__ = ["CALL", "DTYPES", "FAMILIES", "NEW", "PASSES", "Arguments", "Case", "Shape", "both", "find", "load"]
+__all__ = [
+    "CALL",
+    "DTYPES",
+    "FAMILIES",
+    "FORWARD",
+    "NEW",
+    "PASSES",
+    "STEP",
+    "Arguments",
+    "Case",
+    "Shape",
+    "both",
+    "find",
+    "load",
+]
 
 FAMILIES: tuple[str, ...] = (
     "arithmetic",
@@ -25,6 +39,8 @@ FAMILIES: tuple[str, ...] = (
     "training",
 )
 PASSES = ("forward", "backward", "forward+backward")
+STEP = ("step",)  # of training: a pass of its own
+FORWARD = ("forward", "step")  # measured as a plain call
 DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
@@ -36,10 +52,11 @@ DTYPES = {
 }
 
 Shape = tuple[int, ...]
+Key = tuple[str, int, Shape, torch.dtype, tuple[str, ...]]
 Arguments = Callable[[Shape, torch.dtype], tuple[Any, ...]]
 # A ratio their time / ours that is expected at least: of torch eager (E), of torch eager with huge pages (T), of the
 # better of torch.compile's two settings (C). "limit": the share of the machine's limit. At most: "call", the seconds
-# by which a call may be longer than torch's; "memory", the bytes beyond the arguments per byte of the first one.
+# by which a call may be longer than torch's; "memory", the bytes beyond the arguments, per byte of the first one.
 Targets = Mapping[str, float]
 _DEFAULT = {"E": 1.0, "T": 1.0, "C": 1.0}
 # Of an elementwise op into a new tensor, and of a call on few elements.
@@ -91,6 +108,10 @@ class Case:
     def shape_name(self) -> str:
         return "x".join(map(str, self.shape))
 
+    def quickly(self) -> Case:
+        """Only the passes that targets are stated for."""
+        return replace(self, passes=tuple(p for p in self.passes if p in self.targets) or self.passes)
+
     def targets_of(self, which: str) -> Targets:
         if self.chosen:
             return _DEFAULT
@@ -102,8 +123,8 @@ class Case:
             raise ValueError(f"{self.title} takes a shape of {self.sizes} sizes, as {self.shape_name}")
         return replace(self, shape=shape, dtype=dtype, chosen=(shape, dtype) != (self.shape, self.dtype))
 
-    def key(self) -> tuple[str, int, Shape, torch.dtype]:
-        return self.family, self.index, self.shape, self.dtype
+    def key(self) -> Key:
+        return self.family, self.index, self.shape, self.dtype, self.passes
 
 
 def load(families: Iterable[str] = FAMILIES) -> Iterator[Case]:
@@ -114,14 +135,14 @@ def load(families: Iterable[str] = FAMILIES) -> Iterator[Case]:
             yield replace(case, family=family, index=index)
 
 
-def find(key: tuple[str, int, Shape, torch.dtype]) -> Case:
+def find(key: Key) -> Case:
     """The case that `Case.key` stands for."""
-    family, index, shape, dtype = key
+    family, index, shape, dtype, passes = key
     case = import_module(f"fastgrad.bench.cases.{family}").CASES[index]
-    return replace(case, family=family, index=index, shape=shape, dtype=dtype)
+    return replace(case, family=family, index=index, shape=shape, dtype=dtype, passes=passes)
 
 
-def both(name: str, namespace: Any = torch) -> dict[str, Callable[..., Any]]:
+def both(name: str, namespace: Any = torch) -> dict[str, Any]:
     """fastgrad's function of this name, and torch's: the arguments `ours` and `theirs` of a Case."""
     in_place = name.endswith("_") and not hasattr(namespace, name)
     theirs = getattr(torch.Tensor if in_place else namespace, name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
@@ -18,20 +19,20 @@ import torch
 from torch.utils.benchmark import Timer
 
 from fastgrad.bench import limits
-from fastgrad.bench.case import Case
+from fastgrad.bench.case import FORWARD, Case
 
 __all__ = ["Session", "one_line"]
 
 _ROTATED_BYTES = 128 << 20  # of arguments: a call does not find its predecessor's in the cache
 _MOST_SETS = 8
-_BLOCK = 0.01  # seconds between two looks at the clock, at least
+_BLOCK = 0.01  # seconds of calls in a round, at least
 
 
 class Session:
     """One case, prepared; `round(which)` times one block of calls of every contender."""
 
     def __init__(self, case: Case, device: str, threads: int, compiled: bool, limit: bool) -> None:
-        self.case, self.threads = case, threads
+        self.case, self.device, self.threads = case, device, threads
         self.problems: list[str] = []
         self.calls: dict[str, Callable[..., Any]] = {"fastgrad": case.ours, "torch": case.theirs}
         if compiled and case.compiled:
@@ -40,19 +41,19 @@ class Session:
         first = _arguments(case, device)
         sets = max(2, min(_MOST_SETS, _ROTATED_BYTES // max(1, _bytes(first))))
         self.sets = [first, *(_arguments(case, device) for _ in range(sets - 1))]
-        self.blocks: dict[str, dict[str, tuple[Timer, int]]] = {}
+        self.timers: dict[str, dict[str, Timer]] = {}
         self.traffic: dict[str, dict[str, float]] = {}
+        self.scale: dict[str, float] = {}  # how many times over the measured limit is meant
         self.seeds: list[torch.Tensor] = []  # incoming gradients, one a set
         for which in case.passes:
             self._prepare(which, limit)
 
     def _prepare(self, which: str, limit: bool) -> None:
-        traffic: dict[str, float] = {}
-        blocks: dict[str, tuple[Timer, int]] = {}
+        timers: dict[str, Timer] = {}
         for name, call in list(self.calls.items()):
             try:
-                timer = self._timer(which, call)
-                blocks[name] = (timer, _calls_a_block(timer))
+                timers[name] = self._timer(which, call)
+                timers[name].timeit(1)  # the first call compiles
             except Exception as error:
                 if name != "compile":
                     raise
@@ -60,20 +61,19 @@ class Session:
                 del self.calls[name]
         traffic = _traffic(self.case, which, self.sets[0], self.case.theirs)
         self.traffic[which] = traffic
-        if limit:
-            step, scale = limits.step(self.case, traffic)
+        if limit and which != "step":
+            step = limits.step(self.case, traffic, self.device)
             if step is not None:
-                timer = Timer("f()", globals={"f": step}, num_threads=self.threads)
-                blocks["limit"] = (timer, _calls_a_block(timer))
-                traffic["limit scale"] = scale
-        self.blocks[which] = blocks
+                timers["limit"] = Timer("y = f()", globals={"f": step[0]}, num_threads=self.threads)
+                self.scale[which] = step[1]
+        self.timers[which] = timers
 
     def _timer(self, which: str, call: Callable[..., Any]) -> Timer:
         """A call takes the next set of arguments; its result lives until the next one replaces it."""
         case = self.case
         grad = torch.autograd.grad
         work: list[tuple[Any, ...]] = []
-        if which == "forward":
+        if which in FORWARD:
             work = [tuple(_detached(args)) for args in self.sets]
             names = ", ".join(f"a{i}" for i in range(len(work[0])))
             statement = f"{names}, = draw()\ny = f({names})" if names else "draw()\ny = f()"
@@ -98,19 +98,21 @@ class Session:
 
     def round(self, which: str) -> dict[str, float]:
         """Seconds a call, of each contender, in another order each time; "spent" is what the round took."""
-        blocks = list(self.blocks[which].items())
-        order = torch.randperm(len(blocks)).tolist()
+        timers = list(self.timers[which].items())
+        random.shuffle(timers)
         seconds = {}
         start = perf_counter()
-        for name, (timer, calls) in (blocks[i] for i in order):
-            seconds[name] = timer.timeit(calls).times[0]
+        for name, timer in timers:
+            seconds[name] = timer.blocked_autorange(min_run_time=_BLOCK).median
         if "limit" in seconds:
-            seconds["limit"] *= self.traffic[which]["limit scale"]
+            seconds["limit"] *= self.scale[which]
         seconds["spent"] = perf_counter() - start
         return seconds
 
     def memory(self, which: str) -> dict[str, int]:
         """The most bytes that a call needs beyond its arguments, its result included."""
+        if which == "step":
+            return {}  # the model's gradients are older than the record of allocations
         with _silent():
             return {name: _peak(self.case, which, self.calls[name], self.sets[0]) for name in ("fastgrad", "torch")}
 
@@ -167,17 +169,10 @@ def _bytes(values: Any) -> int:
     return sum(storages.values())
 
 
-def _calls_a_block(timer: Timer) -> int:
-    once = timer.timeit(1).times[0]
-    if once < 1e-4:
-        once = timer.timeit(max(2, int(1e-3 / once))).times[0]
-    return max(1, int(_BLOCK / once))
-
-
 def _results(case: Case, which: str, call: Callable[..., Any], args: Sequence[Any]) -> list[torch.Tensor]:
     """The outputs of the forward pass, or the gradients."""
     args = [a.clone() if case.out and isinstance(a, torch.Tensor) else a for a in args]
-    if which == "forward":
+    if which in FORWARD:
         return _tensors(call(*_detached(args)))
     args = _recording(case, args)
     out = _first(call(*args))
@@ -192,24 +187,31 @@ def _error(y: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def _traffic(case: Case, which: str, args: Sequence[Any], call: Callable[..., Any]) -> dict[str, float]:
-    """Bytes that have to be read and written, and arithmetic operations."""
+    """Bytes that have to be read and written, arithmetic operations, and the bytes of the first argument."""
     out = call(*_detached(args))
     arguments, results = _bytes(args), _bytes(out)
+    first = _bytes(args[:1])
     if case.out:
         arguments -= results
-    gradients = _bytes([args[i] for i in case.gradients]) if which != "forward" else 0
-    incoming = results if which != "forward" and _first(out).dim() else 0
+    gradients = _bytes([args[i] for i in case.gradients]) if which not in FORWARD else 0
+    incoming = results if which not in FORWARD and _first(out).dim() else 0
     flops = case.flops(case.shape) if case.flops else 0.0
-    if which == "forward":
-        return {"read": arguments, "written": results, "flops": flops}
+    if which in FORWARD:
+        return {"read": arguments, "written": results, "flops": flops, "first": first}
     # A backward pass reads what the forward one saved, as much as the arguments, and the incoming gradient.
-    backward = {"read": arguments + incoming, "written": gradients, "flops": flops * case.backward_flops}
+    backward = {
+        "read": arguments + incoming,
+        "written": gradients,
+        "flops": flops * case.backward_flops,
+        "first": first,
+    }
     if which == "backward":
         return backward
     return {
         "read": arguments + backward["read"],
         "written": results + gradients,
         "flops": flops + backward["flops"],
+        "first": first,
     }
 
 
@@ -228,15 +230,15 @@ def _silent() -> Iterator[None]:
 
 def _peak(case: Case, which: str, call: Callable[..., Any], args: Sequence[Any]) -> int:
     """The high-water mark of torch's allocations during a call, from the profiler's record of each of them."""
-    prepared = _detached(args) if which == "forward" else _recording(case, args)
-    wanted = [prepared[i] for i in case.gradients] if which != "forward" else []
+    prepared = _detached(args) if which in FORWARD else _recording(case, args)
+    wanted = [prepared[i] for i in case.gradients] if which not in FORWARD else []
     if which == "backward":
         out = _first(call(*prepared))
     with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         if which != "backward":
             result = call(*prepared)
             out = _first(result)
-        if which != "forward":
+        if which not in FORWARD:
             result = torch.autograd.grad(out, wanted, torch.ones_like(out))
     del result
     now = most = 0

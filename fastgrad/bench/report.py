@@ -31,7 +31,7 @@ def _row(r: Record) -> tuple[str, ...]:
         f"{r['op']} {r['variant']}".strip(),
         "x".join(map(str, r["shape"])),
         _short(r["dtype"]),
-        {"forward": "f", "backward": "b", "forward+backward": "f+b"}[r["pass"]],
+        {"forward": "f", "backward": "b", "forward+backward": "f+b"}.get(r["pass"], "step"),
         duration(ours["median"]),
         f"{(ours['high'] - ours['low']) / 2 / ours['median']:.0%}",
         *(_ratio(r, name) for name in _RATIOS),
@@ -118,7 +118,7 @@ def target(r: Record, name: str) -> str:
     if name == "call":
         return f"<= {value * 1e6:+.2f} µs"
     if name == "memory":
-        return f"<= {size(value)}"
+        return f"<= {size(value * r['traffic']['first'])}"
     return f">= {value:.0%}" if name == "limit" else f">= {value:.3g}"
 
 
