@@ -19,4 +19,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("backends", &ops::list_backends);
   m.def("active_backend", &ops::active_backend);
   m.def("force_backend", &ops::force_backend);
+  m.def("empty_cache", &ops::empty_cache);
+  m.def("cached_bytes", &ops::cached_bytes);
 }
