@@ -1,4 +1,4 @@
-// Multiply-adds without memory, on the instruction set of the active backend.
+// Multiply-adds without memory, on the instruction set of the active backend; and memory to copy into.
 #include "../kernels/peak.h"
 
 #include "peak.h"
@@ -26,6 +26,12 @@ double multiply_adds(at::ScalarType type, double count) {
   if (backend == "avx2") return cpu_avx2::multiply_adds(dtype, count);
 #endif
   return backend == "default" ? cpu_default::multiply_adds(dtype, count) : 0;
+}
+
+Tensor empty_output(int64_t bytes) {
+  Tensor result = at::empty({bytes}, at::TensorOptions().dtype(at::kByte));
+  place_output(result);
+  return result;
 }
 
 }  // namespace fastgrad::ops

@@ -96,10 +96,12 @@ class _Run:
         # Redrawn between measurements only: a thread that draws would be measured too.
         with Progress(*columns, console=self.console, auto_refresh=False) as progress:
             bar = progress.add_task("", total=len(units))
+            begun = time.monotonic()
             for done, unit in enumerate(units):
                 progress.update(bar, description=f"{unit.name:50.50}", refresh=True)
                 if self.options.quick and done >= 5:
-                    self._hurry(runner, (time.monotonic() - self.start) * len(units) / done)
+                    now = time.monotonic()
+                    self._hurry(runner, now - self.start + (now - begun) / done * (len(units) - done))
                 records.extend(runner.measure(unit))
                 progress.advance(bar)
             progress.update(bar, description=f"{'done':50}", refresh=True)

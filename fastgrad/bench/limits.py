@@ -22,8 +22,9 @@ _ARITHMETIC = (torch.float32, torch.float64, torch.bfloat16)
 def step(case: Case, traffic: dict[str, float], device: str) -> tuple[Callable[[], Any], float] | None:
     """A function that does the least any implementation must, and how many times over; None where too little is known.
 
-    That is a copy of as many bytes as the case writes (into a new tensor, unless the case writes into an existing one)
-    and a read of what else it reads; for a case bound by arithmetic, multiply-adds in registers.
+    That is a copy of as many bytes as the case writes, into a tensor allocated as the ops' outputs are, unless the
+    case writes into an existing one, and a read of what else it reads; for a case bound by arithmetic, multiply-adds
+    in registers.
     """
     if case.compute_bound:
         return _multiply_adds(case.dtype, traffic["flops"] / 2, device)
@@ -34,11 +35,12 @@ def step(case: Case, traffic: dict[str, float], device: str) -> tuple[Callable[[
     source = torch.zeros(min(written, read), dtype=torch.uint8, device=device)
     extra = torch.zeros(max(0, read - written) // 4, dtype=torch.float32, device=device)
     existing = torch.zeros_like(source) if case.out else None
+    new = _C.empty_output if device == "cpu" else lambda n: torch.empty(n, dtype=torch.uint8, device=device)
 
     def run() -> Any:
         result = None
         if len(source):
-            result = source.clone() if existing is None else existing.copy_(source)
+            result = (new(len(source)) if existing is None else existing).copy_(source)
         return result, extra.sum() if len(extra) > 1024 else None
 
     return run, 1.0
@@ -73,11 +75,13 @@ def measure(threads: int) -> dict[str, float]:
     source, existing = torch.rand(_BYTES // 4), torch.rand(_BYTES // 4)
     limits = {}
     for name, statement, moved in (
-        ("copy into a new tensor, B/s", "y = source.clone()", 2),
+        ("copy into a new tensor of torch, B/s", "y = source.clone()", 2),
+        ("copy into a new tensor, B/s", "y = empty(source.nbytes).copy_(source.view(uint8))", 2),
         ("copy, B/s", "existing.copy_(source)", 2),
         ("read, B/s", "source.sum()", 1),
     ):
-        limits[name] = moved * _BYTES / _median(statement, {"source": source, "existing": existing}, threads)
+        scope = {"source": source, "existing": existing, "empty": _C.empty_output, "uint8": torch.uint8}
+        limits[name] = moved * _BYTES / _median(statement, scope, threads)
     if _C.multiply_adds(torch.float32, 1):
         for dtype in _ARITHMETIC:
             limits[f"{str(dtype).removeprefix('torch.')}, flop/s"] = 2 * _rate(dtype, threads)
