@@ -121,6 +121,8 @@ constexpr Dtype dtype_of() {
 #undef FASTGRAD_CASE
 }
 
+inline bool is_float(Dtype d) { return d == Dtype::f32 || d == Dtype::f64 || d == Dtype::bf16 || d == Dtype::f16; }
+
 // Arithmetic on T happens in arithmetic_t<T>.
 template <class T>
 struct ArithmeticOf {
