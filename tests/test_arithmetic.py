@@ -191,6 +191,9 @@ def test_rounded_integer_division(mode: str, dtype: torch.dtype) -> None:
     if info.min < 0:  # the one quotient that overflows wraps and does not trap
         edge = torch.tensor([info.min], dtype=dtype)
         assert F.div(edge, -1, rounding_mode=mode).item() == info.min
+    else:  # 255 is no -1
+        a, b = torch.arange(256).to(dtype), torch.arange(1, 256).to(dtype)[:, None]
+        same(F.div(a, b, rounding_mode=mode), torch.div(a, b, rounding_mode=mode))
 
 
 def test_bad_rounding_mode() -> None:
