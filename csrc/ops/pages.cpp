@@ -115,8 +115,7 @@ Pages& pages() {
 }
 
 void report(const Block& block, int64_t change) {
-  if (c10::memoryProfilingEnabled())
-    c10::reportMemoryUsageToProfiler(block.data, change, 0, 0, c10::Device(c10::kCPU));
+  if (c10::memoryProfilingEnabled()) c10::reportMemoryUsageToProfiler(block.data, change, 0, 0, c10::Device(c10::kCPU));
 }
 
 void give_back(void* context) {
