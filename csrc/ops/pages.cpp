@@ -130,10 +130,10 @@ void place_output(const Tensor& output) {
   if (output.nbytes() < kSmallest || !output.is_cpu()) return;
   auto block = std::make_unique<Block>(pages().take(output.nbytes()));
   if (!block->data) return;
-  report(*block, int64_t(block->size));
-  void* const data = block->data;
+  const Block placed = *block;
   // What the tensor was made with was never touched, so no page of it exists.
-  output.storage().set_data_ptr_noswap(c10::DataPtr(data, block.release(), &give_back, c10::Device(c10::kCPU)));
+  output.storage().set_data_ptr_noswap(c10::DataPtr(placed.data, block.release(), &give_back, c10::Device(c10::kCPU)));
+  report(placed, int64_t(placed.size));
 }
 
 void empty_cache() { pages().shrink(0); }
