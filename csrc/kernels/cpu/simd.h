@@ -60,24 +60,45 @@ struct Vec {
   static FASTGRAD_INLINE Vec load(const T* p, int64_t n, T fill = 0) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4)
-      return (Register)_mm512_mask_loadu_epi32((__m512i)Vec(fill).v, __mmask16((1u << n) - 1), p);
-    if constexpr (sizeof(T) == 8)
-      return (Register)_mm512_mask_loadu_epi64((__m512i)Vec(fill).v, __mmask8((1u << n) - 1), p);
+      return (Register)_mm512_mask_loadu_epi32((__m512i)Vec(fill).v, first_lanes(n), p);
+    else if constexpr (sizeof(T) == 8)
+      return (Register)_mm512_mask_loadu_epi64((__m512i)Vec(fill).v, first_lanes(n), p);
+    else
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4)
+      return select(first_lanes(n), (Register)_mm256_maskload_epi32((const int*)p, (__m256i)first_lanes(n)), Vec(fill));
+    else if constexpr (sizeof(T) == 8)
+      return select(first_lanes(n), (Register)_mm256_maskload_epi64((const long long*)p, (__m256i)first_lanes(n)),
+                    Vec(fill));
+    else
 #endif
-    alignas(kVecBytes) T lanes[size];
-    for (int i = 0; i < size; ++i) lanes[i] = fill;
-    std::memcpy(lanes, p, n * sizeof(T));
-    return load(lanes);
+    {
+      alignas(kVecBytes) T lanes[size];
+      for (int i = 0; i < size; ++i) lanes[i] = fill;
+      std::memcpy(lanes, p, n * sizeof(T));
+      return load(lanes);
+    }
   }
   FASTGRAD_INLINE void store(T* p) const { std::memcpy(p, &v, sizeof v); }
   FASTGRAD_INLINE void store(T* p, int64_t n) const {
 #if defined(__AVX512F__)
-    if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_epi32(p, __mmask16((1u << n) - 1), (__m512i)v);
-    if constexpr (sizeof(T) == 8) return _mm512_mask_storeu_epi64(p, __mmask8((1u << n) - 1), (__m512i)v);
+    if constexpr (sizeof(T) == 4)
+      _mm512_mask_storeu_epi32(p, first_lanes(n), (__m512i)v);
+    else if constexpr (sizeof(T) == 8)
+      _mm512_mask_storeu_epi64(p, first_lanes(n), (__m512i)v);
+    else
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4)
+      _mm256_maskstore_epi32((int*)p, (__m256i)first_lanes(n), (__m256i)v);
+    else if constexpr (sizeof(T) == 8)
+      _mm256_maskstore_epi64((long long*)p, (__m256i)first_lanes(n), (__m256i)v);
+    else
 #endif
-    alignas(kVecBytes) T lanes[size];
-    store(lanes);
-    std::memcpy(p, lanes, n * sizeof(T));
+    {
+      alignas(kVecBytes) T lanes[size];
+      store(lanes);
+      std::memcpy(p, lanes, n * sizeof(T));
+    }
   }
   static FASTGRAD_INLINE Vec iota() {
     Vec r;
@@ -244,6 +265,16 @@ struct Vec {
     return from_bits(a.bits() - (exponent << R::kMantissa));
   }
 
+  // A mask of the lanes below n, as the loads and stores of this ISA take it.
+#if defined(__AVX512F__)
+  static FASTGRAD_INLINE uint16_t first_lanes(int64_t n) { return uint16_t((1u << n) - 1); }
+#else
+  static FASTGRAD_INLINE Int first_lanes(int64_t n) {
+    Int lane;
+    for (int i = 0; i < size; ++i) lane[i] = Lane(i);
+    return lane < Int{} + Lane(n);
+  }
+#endif
   FASTGRAD_INLINE Int bits() const { return (Int)v; }
   static FASTGRAD_INLINE Vec from_bits(Int i) { return (Register)i; }
   static FASTGRAD_INLINE Int sign_bit() { return Int{} + Lane(uint64_t(1) << (8 * sizeof(T) - 1)); }
@@ -269,11 +300,13 @@ FASTGRAD_INLINE bool any(Mask m) {
 // Combines the lanes as a balanced tree: the order depends on nothing but the register's width.
 template <class T, class F>
 FASTGRAD_INLINE T reduce_lanes(Vec<T> x, F f) {
-  alignas(kVecBytes) T lane[Vec<T>::size];
-  x.store(lane);
-  for (int half = Vec<T>::size / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] = f(lane[i], lane[i + half]);
-  return lane[0];
+  constexpr int size = Vec<T>::size;
+  for (int half = size / 2; half > 0; half /= 2) {
+    typename Vec<T>::Int upper;
+    for (int i = 0; i < size; ++i) upper[i] = (i + half) % size;
+    x = f(x, Vec<T>(__builtin_shuffle(x.v, upper)));
+  }
+  return x.v[0];
 }
 
 }  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE
