@@ -218,6 +218,12 @@ def test_tables() -> None:
     assert report.size(3 << 20) == "3M" and report.size(12) == "12"
 
 
+def test_json() -> None:
+    rows = [record_of(case) for case in ALL[:2]]
+    for everything in ({"schema": 1, "machine": {"cpu": "x"}, "results": rows}, {"results": [], "schema": 1}):
+        assert json.loads(report.to_json(everything)) == everything
+
+
 def test_csv(tmp_path: Path) -> None:
     rows = [record_of(case) for case in ALL[:3]]
     report.write_csv(rows, tmp_path / "x.csv")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import sys
 import tempfile
@@ -180,7 +179,7 @@ class _Run:
         from fastgrad.bench import plots, report
 
         if "json" in writes:
-            writes["json"].write_text(json.dumps(everything, indent=1) + "\n")
+            writes["json"].write_text(report.to_json(everything))
         if "csv" in writes:
             report.write_csv([r for r in everything["results"] if not r["series"]], writes["csv"])
         paths = [writes[what] for what in ("json", "csv") if what in writes]

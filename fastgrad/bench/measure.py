@@ -44,7 +44,11 @@ class Session:
         self.timers: dict[str, dict[str, Timer]] = {}
         self.traffic: dict[str, dict[str, float]] = {}
         self.scale: dict[str, float] = {}  # how many times over the measured limit is meant
-        self.seeds: list[torch.Tensor] = []  # incoming gradients, one a set
+        result = case.theirs(*_detached(first))
+        self.single = isinstance(result, torch.Tensor)
+        # Incoming gradients, one a set.
+        self.seeds = [_like(_first(result)) for _ in self.sets] if set(case.passes) - set(FORWARD) else []
+        del result
         for which in case.passes:
             self._prepare(which, limit)
 
@@ -53,7 +57,8 @@ class Session:
         for name, call in list(self.calls.items()):
             try:
                 timers[name] = self._timer(which, call)
-                timers[name].timeit(1)  # the first call compiles
+                if name == "compile":
+                    timers[name].timeit(1)
             except Exception as error:
                 if name != "compile":
                     raise
@@ -78,21 +83,17 @@ class Session:
             names = ", ".join(f"a{i}" for i in range(len(work[0])))
             statement = f"{names}, = draw()\ny = f({names})" if names else "draw()\ny = f()"
         else:
-            for k, args in enumerate(self.sets):
+            for args, seed in zip(self.sets, self.seeds, strict=True):
                 leaves = _recording(case, args)
                 wanted = [leaves[i] for i in case.gradients]
-                out = _first(call(*leaves))
-                if k == len(self.seeds):
-                    self.seeds.append(torch.ones_like(out) if out.dim() == 0 else torch.rand_like(out))
-                seed = self.seeds[k]
-                work.append((out, wanted, seed) if which == "backward" else (*leaves, wanted, seed))
+                start = [_first(call(*leaves))] if which == "backward" else leaves
+                work.append((*start, wanted, seed))
+            names = ", ".join(f"a{i}" for i in range(len(work[0]) - 2))
             if which == "backward":
-                statement = "y, x, seed = draw()\nd = grad(y, x, seed, retain_graph=True)"
+                statement = f"{names}, x, seed = draw()\nd = grad({names}, x, seed, retain_graph=True)"
             else:
-                names = ", ".join(f"a{i}" for i in range(len(work[0]) - 2))
-                statement = f"{names}, x, seed = draw()\ny = first(f({names}))\nd = grad(y, x, seed)"
-        if which == "forward+backward" and isinstance(call(*work[0][:-2]), torch.Tensor):
-            statement = statement.replace("first(f(", "(f(")
+                result = f"f({names})" if self.single else f"first(f({names}))"
+                statement = f"{names}, x, seed = draw()\ny = {result}\nd = grad(y, x, seed)"
         scope = {"draw": itertools.cycle(work).__next__, "f": call, "grad": grad, "first": _first}
         return Timer(statement, globals=scope, num_threads=self.threads)
 
@@ -150,6 +151,10 @@ def _recording(case: Case, args: Sequence[Any]) -> list[Any]:
     for i in case.gradients:
         fresh[i].requires_grad_()
     return fresh
+
+
+def _like(out: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(out) if out.dim() == 0 else torch.rand_like(out)
 
 
 def _double(a: Any) -> Any:

@@ -97,7 +97,7 @@ class Runner:
                 answer = self.worker(kind).call("round", which)
                 spent += answer.pop("spent")
                 for name, seconds in answer.items():
-                    times[kind].setdefault(name, []).append(seconds)
+                    times[kind].setdefault(name, []).append(float(f"{seconds:.5g}"))
             rounds += 1
             most = max(_FEWEST if spent < 5 * self.seconds else 3, min(_MOST, int(self.seconds / spent * rounds)))
         memory, errors = {}, {}
