@@ -25,7 +25,7 @@ import fastgrad.functional as F
 NAMES = ("relu", "sigmoid", "tanh")
 # Units in the last place; see docs/numerics.md.
 ULPS = {"relu": 0, "sigmoid": 2.5, "tanh": 2.5}
-SHAPES = ((), (0,), (1,), (7,), (16,), (17,), (33, 5), (0, 3), (3, 1000), (2, 3, 4, 5), (5, small(7001, 129)))
+SHAPES = ((), (0,), (1,), (7,), (16,), (17,), (33, 5), (0, 3), (3, 1000), (2, 3, 4, 5), (5, 7001))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -52,7 +52,7 @@ def _long_double(name: str, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("name", ("sigmoid", "tanh"))
 def test_accuracy_over_the_whole_range(name: str) -> None:
     # Every exponent: magnitudes from subnormal to 100, of both signs.
-    exponents = torch.linspace(-140, 6.6, small(200_001, 2001), dtype=torch.float64)
+    exponents = torch.linspace(-140, 6.6, small(200_001, 20_001), dtype=torch.float64)
     x = (torch.sign(torch.randn_like(exponents)) * 2**exponents).float()
     assert_accurate(getattr(F, name)(x), getattr(torch, name)(x), getattr(torch, name)(x.double()), ULPS[name])
 
@@ -172,7 +172,7 @@ def test_in_place_compiles() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_reproducible(name: str) -> None:
-    x = rand((small(100_003, 513),), torch.float32)
+    x = rand((small(100_003, 10_003),), torch.float32)
     check_reproducible(lambda: getattr(F, name)(x))
 
 

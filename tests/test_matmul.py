@@ -16,7 +16,7 @@ from matmul_cases import ACTIVATIONS, BUDGET, SHAPES, check_product, ids
 import fastgrad.functional as fg
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-SIZES = small((0, 1, 2, 7, 16, 17, 31, 64, 65, 129), (0, 1, 7, 17, 33))
+SIZES = small((0, 1, 2, 7, 16, 17, 31, 64, 65, 129), (0, 1, 7, 17, 65))
 
 
 @pytest.mark.parametrize("shapes", SHAPES, ids=ids)
@@ -55,7 +55,7 @@ def test_mm_sizes(dtype: torch.dtype, transposed: tuple[bool, bool]) -> None:
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_long_sums_and_many_blocks(dtype: torch.dtype) -> None:
-    for m, n, k in small(((3, 5, 4099), (259, 130, 1025), (1, 1, 5000), (70, 1201, 33)), ((3, 5, 1031),)):
+    for m, n, k in ((3, 5, 4099), (259, 130, 1025), (1, 1, 5000), (70, 1201, 33)):
         a, b = rand((m, k), dtype), rand((k, n), dtype)
         ours, theirs = fg.matmul(a, b), torch.matmul(a, b)
         scale = a.double().abs() @ b.double().abs()

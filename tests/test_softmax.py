@@ -18,7 +18,6 @@ from checks import (
     check_reproducible,
     layouts,
     rand,
-    small,
 )
 from torch.autograd import gradcheck
 
@@ -44,8 +43,8 @@ CASES = [
     ((2, 3, 257), 0),
     ((2, 4099), 1),
     ((4099, 17), 0),
-    small(((2, 40009), 1), ((2, 701), 1)),
-    small(((9001, 19), 0), ((301, 19), 0)),
+    ((2, 40009), 1),
+    ((9001, 19), 0),
 ]
 
 
@@ -109,7 +108,9 @@ def test_layouts(ours, theirs, dtype, shape, dim):
             tolerance = 4 * EPS[dtype]
             torch.testing.assert_close(z, y, rtol=tolerance, atol=0, msg=f"{name}")
             expected = torch.autograd.grad(ours(dense, dim), dense, grad_view.contiguous())[0]
-            torch.testing.assert_close(h, expected, rtol=tolerance, atol=8 * EPS[dtype])
+            # A backend may add up in another order for another layout: relative to the terms that are added.
+            size = reference(view.detach(), grad_view, dim, theirs is F.log_softmax)[2]
+            assert ((h.double() - expected.double()).abs() <= tolerance * size).all(), name
         assert g.isfinite().all()
 
 
@@ -133,7 +134,7 @@ def test_dtype_argument(ours, theirs):
 
 @pytest.mark.parametrize("ours,theirs", PAIRS)
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("n", (3, 17, 300, 5000, small(40000, 400)))
+@pytest.mark.parametrize("n", (3, 17, 300, 5000, 40000))
 @pytest.mark.parametrize("dim", (0, 1))
 def test_special_values(ours, theirs, dtype, n, dim):
     inf, nan = float("inf"), float("nan")
@@ -232,8 +233,6 @@ def test_compiles(ours, theirs):
 @pytest.mark.parametrize("ours,theirs", PAIRS)
 @pytest.mark.parametrize("shape,dim", [((5000, 17), 1), ((300, 500), 1), ((500, 300), 0), ((3, 50000), 1)])
 def test_reproducible(ours, theirs, shape, dim):
-    if small(False, True):
-        shape = tuple(min(s, 70) for s in shape)
     x = rand(shape, torch.float32).requires_grad_()
     grad = rand(shape, torch.float32)
     check_reproducible(lambda: (ours(x, dim), *torch.autograd.grad(ours(x, dim), x, grad)))

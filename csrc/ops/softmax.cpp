@@ -46,7 +46,7 @@ struct Family {
     TORCH_CHECK_NOT_IMPLEMENTED(at::isFloatingType(type), '"', name, "\" not implemented for '", type, "'");
     const Tensor output = at::empty(input.sizes(), input.options().dtype(type));
     if (output.numel() == 0) return output;
-    advise_huge_pages(output);
+    place_output(output);
     RowsArgs a = rows_args(name, input.sizes(), dim, {{input, dim}, {output, dim}});
     a.compute = compute_dtype(type);
     run_kernel(name, Log ? &Backend::log_softmax : &Backend::softmax, a, input.device());
@@ -60,7 +60,7 @@ struct Family {
     dim = at::maybe_wrap_dim(dim, output.dim());
     const Tensor result = at::empty(output.sizes(), output.options().dtype(input_dtype));
     if (result.numel() == 0) return result;
-    advise_huge_pages(result);
+    place_output(result);
     RowsArgs a = rows_args(backward_name, output.sizes(), dim, {{grad, dim}, {output, dim}, {result, dim}});
     a.compute = compute_dtype(output.scalar_type());
     run_kernel(backward_name, Log ? &Backend::log_softmax_backward : &Backend::softmax_backward, a, output.device());

@@ -99,7 +99,7 @@ __host__ __device__ __forceinline__ void with_dtype(Dtype dtype, const F& f) {
   }
 }
 template <class F>
-Status with_float(Dtype dtype, const F& f) {
+__device__ __forceinline__ void with_float_dtype(Dtype dtype, const F& f) {
   switch (dtype) {
     case Dtype::f32:
       return f(float{});
@@ -107,10 +107,8 @@ Status with_float(Dtype dtype, const F& f) {
       return f(double{});
     case Dtype::bf16:
       return f(bf16{});
-    case Dtype::f16:
-      return f(f16{});
     default:
-      return kUnsupported;
+      return f(f16{});
   }
 }
 template <class T>
@@ -120,6 +118,8 @@ constexpr Dtype dtype_of() {
   FASTGRAD_DTYPES(FASTGRAD_CASE)
 #undef FASTGRAD_CASE
 }
+
+inline bool is_float(Dtype d) { return d == Dtype::f32 || d == Dtype::f64 || d == Dtype::bf16 || d == Dtype::f16; }
 
 // Arithmetic on T happens in arithmetic_t<T>.
 template <class T>

@@ -251,14 +251,10 @@ Status map_indexed(const MapArgs& a, std::index_sequence<I...>) {
     case Dtype::i64:
       if constexpr (Integers) return map_typed<int64_t, R, Formula, I...>(a, f);
       break;
-    case Dtype::i16:
-      if constexpr (Integers) return launch_strided<int16_t, Formula, 1, I...>(a, f);
-      break;
+    case Dtype::i16:  // computed in 32 bits and truncated: the same modulo 2^16 and 2^8
     case Dtype::i8:
-      if constexpr (Integers) return launch_strided<int8_t, Formula, 1, I...>(a, f);
-      break;
     case Dtype::u8:
-      if constexpr (Integers) return launch_strided<uint8_t, Formula, 1, I...>(a, f);
+      if constexpr (Integers) return launch_strided<int32_t, Formula, 1, I...>(a, f);
       break;
     default:
       break;

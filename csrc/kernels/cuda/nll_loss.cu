@@ -1,7 +1,7 @@
 // Negative log-likelihood: loss = -w_t x_t per row of log-probabilities x with class t, and its gradient.
 //
 // Forward: a thread a row gathers one element. Backward: a thread an element, neighbours where the gradient is dense,
-// writes zeros but for the row's class.
+// writes zeros but for the row's class; NaN where that is out of bounds.
 #include "class_loss.cuh"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
@@ -42,21 +42,25 @@ __global__ void __launch_bounds__(kRowThreads) nll_backward(const __grid_constan
   if (!row.active) return;
   const Class target(a, row.base(kTarget));
   const A value = target.valid ? -row_gradient<A>(a, row.base(kGradient)) * weight_of<A>(a, target.index) : A(0);
+  const A other = target.valid || target.ignored ? A(0) : A(NAN);  // as the row's loss
   char* const to = row.base(kGradInput);
   const int64_t step = int64_t(row.lanes) * gridDim.y;
   for (int64_t c = int64_t(blockIdx.y) * row.lanes + row.lane; c < a.n; c += step)
-    store_as(o.dtype, to + c * o.element_stride, c == target.index && target.valid ? value : A(0));
+    store_as(o.dtype, to + c * o.element_stride, c == target.index && target.valid ? value : other);
 }
 
 template <class A>
 Status forward(const RowsArgs& a) {
-  RowsPlan p = plan_rows(a);
-  p.lanes = 1;
-  p.groups = ceil_div(a.rows, kRowThreads);
-  p.groups_per_block = ceil_div(p.groups, kMostSums);
-  const int64_t blocks = ceil_div(p.groups, p.groups_per_block);
-  const Status status = launch({blocks, kRowThreads, a.stream}, &nll_forward<A>, p);
-  if (status != kSuccess) return status;
+  int64_t blocks = 0;
+  if (a.rows > 0) {
+    RowsPlan p = plan_rows(a);
+    p.lanes = 1;
+    p.groups = ceil_div(a.rows, kRowThreads);
+    p.groups_per_block = ceil_div(p.groups, kMostSums);
+    blocks = ceil_div(p.groups, p.groups_per_block);
+    const Status status = launch({blocks, kRowThreads, a.stream}, &nll_forward<A>, p);
+    if (status != kSuccess) return status;
+  }
   return launch({1, 32, a.stream}, &sum_losses<A>, a, blocks);
 }
 template <class A>

@@ -19,8 +19,7 @@ int pack_of(const ReduceArgs& a) {
   for (int k = 0; k < a.inputs; ++k) {
     const auto& in = a.in[k];
     if (!in.data || in.dtype != a.in[0].dtype || in.reduced_strides[0] != size || !is_aligned(in.data, 16)) return 1;
-    const bool same = in.dtype == a.compute || (a.compute == Dtype::f32 && size == 2 && in.dtype != Dtype::i16);
-    if (!same || a.compute == Dtype::i32 || a.compute == Dtype::i64) return 1;
+    if (!is_float(in.dtype) || !is_float(a.compute) || size > size_of(a.compute)) return 1;
     for (int d = 0; d < a.kept_dims; ++d)
       if (in.kept_strides[d] % 16 != 0) return 1;
   }

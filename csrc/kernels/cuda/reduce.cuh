@@ -110,7 +110,7 @@ __device__ __forceinline__ void load_items(A (&x)[N], const ReduceArgs::Input& i
                                            int valid, const int64_t (&offset)[N]) {
   with_dtype(in.dtype, [&](auto zero) {
     using T = decltype(zero);
-    if constexpr (std::is_floating_point_v<A> && std::is_same_v<arithmetic_t<T>, A>) {
+    if constexpr (std::is_floating_point_v<A> && std::is_floating_point_v<arithmetic_t<T>> && sizeof(T) <= sizeof(A)) {
       constexpr int kPack = 16 / int(sizeof(T)) < N ? 16 / int(sizeof(T)) : N;
       if (packed) {
 #pragma unroll
@@ -260,6 +260,10 @@ __global__ void __launch_bounds__(kReduceThreads) reduce_second(const __grid_con
   if (lane == 0) store_result(p, kept, state);
 }
 
+// What float32 is reduced in: a product's roundings add up, so it is formed in double.
+template <class Reducer>
+using single_t = std::conditional_t<std::is_base_of_v<math::Prod, Reducer>, double, float>;
+
 // Who works on what; of the shape, the strides and the alignment only.
 ReducePlan plan_reduction(const ReduceArgs& args, int items, int fields);
 
@@ -274,7 +278,7 @@ Status reduce_typed(const ReduceArgs& args, const Formula& f) {
 template <bool Integers, class Reducer, class Formula, size_t... I>
 Status reduce_indexed(const ReduceArgs& args, std::index_sequence<I...>) {
   const Formula f = make_formula<Formula>(args.parameter);
-  if (args.compute == Dtype::f32) return reduce_typed<float, Reducer, Formula, I...>(args, f);
+  if (args.compute == Dtype::f32) return reduce_typed<single_t<Reducer>, Reducer, Formula, I...>(args, f);
   if (args.compute == Dtype::f64) return reduce_typed<double, Reducer, Formula, I...>(args, f);
   if constexpr (Integers) {
     if (args.compute == Dtype::i32) return reduce_typed<int32_t, Reducer, Formula, I...>(args, f);

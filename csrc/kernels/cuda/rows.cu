@@ -4,20 +4,21 @@
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
 RowLayout row_layout(const RowsArgs& a, int streamed) {
-  bool packed = true, across = true;
+  bool packed = true, across = true, floats = true;
   int64_t size = 0;
   for (int k = 0; k < kRowOperands; ++k) {
     const auto& o = a.operand[k];
     if (!(streamed >> k & 1) || !o.data) continue;
     if (size == 0) size = size_of(o.dtype);
-    packed &= o.dtype == Dtype::f32 || o.dtype == Dtype::f64 || o.dtype == Dtype::bf16 || o.dtype == Dtype::f16;
+    floats &= is_float(o.dtype);
     packed &= size_of(o.dtype) == size && o.element_stride == size && is_aligned(o.data, 16);
     packed &= a.n * size % 16 == 0;
     for (int d = 0; d < a.ndim; ++d) packed &= o.row_strides[d] % 16 == 0;
-    across &= o.row_strides[0] < o.element_stride;
+    across &= 0 < o.row_strides[0] && o.row_strides[0] < o.element_stride;  // a single row has stride 0
   }
   // Not a question of how many rows there are: a row's result must not depend on the others.
-  return packed ? RowLayout::packed : across ? RowLayout::across : RowLayout::along;
+  packed &= floats;
+  return {packed, across && !packed, floats};
 }
 
 RowsPlan plan_rows(const RowsArgs& a) {

@@ -1,12 +1,13 @@
 // The row engine: rows<Formula>(args) runs Formula::run(row, args) for every row on the GPU.
 //
 // Layout: a row belongs to a group of threads, in one of these ways, chosen by its length and strides.
-//   HeldRow, in a warp     2 to 32 neighbours, up to 32 elements each in registers: several rows a block
+//   HeldRow, in a warp     1 to 32 neighbours, up to 32 (8) elements each in registers: several rows a block
 //   HeldRow, in a block    up to 512 threads, 32 (float64: 8) elements each in registers
 //   StreamedRow, along     a block reads the row anew for every pass
 //   StreamedRow, across    neighbours work on neighbouring rows, which lie densely in memory; 8 threads a row
 // So a row of up to 16384 (4096) elements is read once and written once. Accesses are of 16 bytes where all streamed
-// operands have one size of element and are dense and aligned. Dtypes are looked up at run time, once per pass.
+// operands have one size of element and are dense and aligned. Dtypes are looked up at run time, once per pass; rows of
+// integers are streamed.
 // Numerics: sums of a group are combined in a fixed order, so that a row's result depends on its values only.
 // Parallel: rows are independent.
 #pragma once
@@ -40,10 +41,6 @@ struct Max {
     return math::max(a, b);
   }
 };
-
-// Packs are of floating-point elements.
-template <class T>
-inline constexpr bool packs = std::is_floating_point_v<arithmetic_t<T>>;
 
 // What held and streamed rows share: whose row it is, and how its threads combine values.
 template <class A, Group G>
@@ -122,10 +119,10 @@ class HeldRow : public RowGroup<A, G> {
     for (int k = 0; k < Inputs; ++k) {
       const auto& o = p.args.operand[k];
       const char* from = this->base(k);
-      with_dtype(o.dtype, [&](auto zero) {
+      with_float_dtype(o.dtype, [&](auto zero) {
         using T = decltype(zero);
-        constexpr int kPack = packs<T> ? 16 / int(sizeof(T)) : 1;
-        if (packs<T> && pack_ > 1) {
+        constexpr int kPack = 16 / int(sizeof(T));
+        if (pack_ > 1) {
 #pragma unroll
           for (int q = 0; q < Items / kPack; ++q) {
             const int e = (q * this->lanes + this->lane) * kPack;
@@ -163,10 +160,10 @@ class HeldRow : public RowGroup<A, G> {
     A y[Items];
 #pragma unroll
     for (int i = 0; i < Items; ++i) y[i] = call(f, element(i), i);
-    with_dtype(o.dtype, [&](auto zero) {
+    with_float_dtype(o.dtype, [&](auto zero) {
       using T = decltype(zero);
-      constexpr int kPack = packs<T> ? 16 / int(sizeof(T)) : 1;
-      if (packs<T> && pack_ > 1) {
+      constexpr int kPack = 16 / int(sizeof(T));
+      if (pack_ > 1) {
 #pragma unroll
         for (int q = 0; q < Items / kPack; ++q) {
           const int e = (q * this->lanes + this->lane) * kPack;
@@ -310,7 +307,11 @@ __global__ void __launch_bounds__(G == Group::block ? kBlockThreads : kRowThread
 }
 
 // How the streamed operands (a bit mask) lie.
-enum class RowLayout { packed, along, across };
+struct RowLayout {
+  bool packed;  // 16-byte accesses
+  bool across;  // neighbouring rows are neighbours in memory
+  bool floats;  // no integers among them
+};
 RowLayout row_layout(const RowsArgs& args, int streamed);
 RowsPlan plan_rows(const RowsArgs& args);
 
@@ -320,7 +321,7 @@ Status rows_typed(const RowsArgs& args, const Formula& f, int64_t* blocks = null
   if (args.rows == 0 || (args.n == 0 && !Formula::kSums)) return kSuccess;
   RowsPlan p = plan_rows(args);
   const RowLayout layout = row_layout(args, Formula::kStreamed);
-  p.pack = layout == RowLayout::packed ? int(16 / size_of(args.operand[0].dtype)) : 1;
+  p.pack = layout.packed ? int(16 / size_of(args.operand[0].dtype)) : 1;
   const int64_t n = args.n;
   const auto run = [&](auto kernel, int64_t rows_per_group, int threads) {
     p.groups = ceil_div(args.rows, rows_per_group);
@@ -329,22 +330,19 @@ Status rows_typed(const RowsArgs& args, const Formula& f, int64_t* blocks = null
     if (blocks) *blocks = count;
     return launch({count, threads, args.stream}, kernel, f, p);
   };
-  if (layout == RowLayout::across && n > 32) {
+  if (layout.across && (n > 32 || !layout.floats)) {
     p.lanes = kRowThreads / kAcrossRows;
     return run(&rows_streamed<A, Group::across, Formula>, kAcrossRows, kRowThreads);
   }
-  if (n <= 1024) {
-    constexpr int kFew = 8, kMany = 32;
-    const int items = n <= 32 * kFew ? kFew : kMany;
-    for (p.lanes = 1; p.lanes * items < n;) p.lanes *= 2;
-    const int64_t rows = kRowThreads / p.lanes;
-    return items == kFew ? run(&rows_held<A, Group::warp, Formula, kFew>, rows, kRowThreads)
-                         : run(&rows_held<A, Group::warp, Formula, kMany>, rows, kRowThreads);
-  }
-  constexpr int kItems = sizeof(A) == 8 ? 8 : 32;
-  if (n <= kItems * kBlockThreads)
-    return run(&rows_held<A, Group::block, Formula, kItems>, 1, int(ceil_div(n, kItems * 32)) * 32);
-  return run(&rows_streamed<A, Group::block, Formula>, 1, kBlockThreads);
+  constexpr int kFew = 8, kMany = sizeof(A) == 8 ? kFew : 32;
+  if (!layout.floats || n > kMany * kBlockThreads)
+    return run(&rows_streamed<A, Group::block, Formula>, 1, kBlockThreads);
+  if (n > 32 * kMany) return run(&rows_held<A, Group::block, Formula, kMany>, 1, int(ceil_div(n, kMany * 32)) * 32);
+  const int items = n <= 32 * kFew ? kFew : kMany;
+  for (p.lanes = 1; p.lanes * items < n;) p.lanes *= 2;
+  const int64_t rows = kRowThreads / p.lanes;
+  return items == kFew ? run(&rows_held<A, Group::warp, Formula, kFew>, rows, kRowThreads)
+                       : run(&rows_held<A, Group::warp, Formula, kMany>, rows, kRowThreads);
 }
 
 template <class Formula>

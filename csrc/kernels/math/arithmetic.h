@@ -39,9 +39,13 @@ struct Div {
 // raises), and a divisor of -1 is a negation, since the hardware traps on the smallest integer over -1.
 template <class V>
 FASTGRAD_FORMULA V integer_quotient(V a, V b) {
-  const V safe = select(b == V(0), V(1), select(b == V(-1), V(1), b));
-  const V q = a / safe;
-  return select(b == V(0), V(0), select(b == V(-1), V(V(0) - a), q));
+  if constexpr (std::is_unsigned_v<scalar_t<V>>) {
+    return select(b == V(0), V(0), V(a / select(b == V(0), V(1), b)));
+  } else {
+    const V safe = select(b == V(0), V(1), select(b == V(-1), V(1), b));
+    const V q = a / safe;
+    return select(b == V(0), V(0), select(b == V(-1), V(V(0) - a), q));
+  }
 }
 
 struct DivTrunc {
