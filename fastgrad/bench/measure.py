@@ -113,8 +113,9 @@ class Session:
         """The most bytes that a call needs beyond its arguments, its result included."""
         if which == "step":
             return {}  # the model's gradients are older than the record of allocations
-        with _silent():
-            return {name: _peak(self.case, which, self.calls[name], self.sets[0]) for name in ("fastgrad", "torch")}
+        peak = _peak if self.device == "cpu" else _gpu_peak
+        calls = {name: _prepared(self.case, which, self.calls[name], self.sets[0]) for name in ("fastgrad", "torch")}
+        return {name: peak(call) for name, call in calls.items()}
 
     def errors(self, which: str) -> dict[str, float]:
         """The norm of the error over the norm of the results or gradients, against torch's float64."""
@@ -136,8 +137,8 @@ def one_line(error: BaseException) -> str:
 
 
 def _arguments(case: Case, device: str) -> tuple[Any, ...]:
-    args = case.args(case.shape, case.dtype)
-    return tuple(a.to(device) if isinstance(a, torch.Tensor) and device != "cpu" else a for a in args)
+    with torch.device(device):
+        return case.args(case.shape, case.dtype)
 
 
 def _detached(args: Sequence[Any]) -> list[Any]:
@@ -176,7 +177,9 @@ def _results(case: Case, which: str, call: Callable[..., Any], args: Sequence[An
         return _tensors(call(*_detached(args)))
     args = _recording(case, args)
     out = _first(call(*args))
-    seed = torch.ones(out.shape, dtype=out.dtype, device=out.device)
+    # The same incoming gradient for each contender, and for the reference in float64.
+    generator = torch.Generator(out.device).manual_seed(0)
+    seed = torch.rand(out.shape, generator=generator, device=out.device).to(case.dtype).to(out.dtype)
     return list(torch.autograd.grad(out, [args[i] for i in case.gradients], seed))
 
 
@@ -191,9 +194,10 @@ def _traffic(case: Case, which: str, args: Sequence[Any], call: Callable[..., An
     out = call(*_detached(args))
     arguments, results = _bytes(args), _bytes(out)
     first = _bytes(args[:1])
-    if case.out:
-        arguments -= results
-    gradients = _bytes([args[i] for i in case.gradients]) if which not in FORWARD else 0
+    if case.out and _first(out).data_ptr() != args[0].data_ptr():
+        arguments -= results  # out= is not read
+    # By our own gradients: that of a sum is one number, expanded.
+    gradients = _bytes(_results(case, which, case.ours, args)) if which not in FORWARD else 0
     incoming = results if which not in FORWARD and _first(out).dim() else 0
     flops = case.flops(case.shape) if case.flops else 0.0
     if which in FORWARD:
@@ -215,6 +219,47 @@ def _traffic(case: Case, which: str, args: Sequence[Any], call: Callable[..., An
     }
 
 
+def _prepared(case: Case, which: str, call: Callable[..., Any], args: Sequence[Any]) -> Callable[[], Any]:
+    """One pass, as a function; what it needs exists already."""
+    if which in FORWARD:
+        arguments = _detached(args)
+        return lambda: call(*arguments)
+    leaves = _recording(case, args)
+    wanted = [leaves[i] for i in case.gradients]
+    if which == "backward":
+        out = _first(call(*leaves))
+        seed = torch.ones_like(out)
+        return lambda: torch.autograd.grad(out, wanted, seed, retain_graph=True)
+
+    def both() -> Any:
+        result = call(*leaves)
+        return torch.autograd.grad(_first(result), wanted, torch.ones_like(_first(result)))
+
+    return both
+
+
+def _peak(call: Callable[[], Any]) -> int:
+    """The high-water mark of torch's allocations during a call, from the profiler's record of each of them."""
+    with _silent(), torch.profiler.profile(profile_memory=True) as profile:
+        result = call()
+    del result
+    now = most = 0
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
+def _gpu_peak(call: Callable[[], Any]) -> int:
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    result = call()
+    torch.cuda.synchronize()
+    del result
+    return torch.cuda.max_memory_allocated() - before
+
+
 @contextmanager
 def _silent() -> Iterator[None]:
     """Without standard error: torch's profiler prints from C++ when it starts and stops."""
@@ -226,24 +271,3 @@ def _silent() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def _peak(case: Case, which: str, call: Callable[..., Any], args: Sequence[Any]) -> int:
-    """The high-water mark of torch's allocations during a call, from the profiler's record of each of them."""
-    prepared = _detached(args) if which in FORWARD else _recording(case, args)
-    wanted = [prepared[i] for i in case.gradients] if which not in FORWARD else []
-    if which == "backward":
-        out = _first(call(*prepared))
-    with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        if which != "backward":
-            result = call(*prepared)
-            out = _first(result)
-        if which not in FORWARD:
-            result = torch.autograd.grad(out, wanted, torch.ones_like(out))
-    del result
-    now = most = 0
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
-    return most

@@ -99,8 +99,10 @@ def _percent(mean: dict[str, float]) -> str:
 def below_table(records: list[Record]) -> Any:
     """The cases below target, what was measured and what is wanted."""
     missed = [r for r in records if r["below"]]
-    rows = [(*_row(r)[:4], "; ".join(f"{measured(r, n)} ({target(r, n)})" for n in r["below"])) for r in missed]
-    columns = ("op", "shape", "dtype", "pass", "measured (target)")
+    rows = [
+        (*_row(r)[:4], "; ".join(f"{measured(r, n)} ({target(r, n)})" for n in r["below"]), r["why"]) for r in missed
+    ]
+    columns = ("op", "shape", "dtype", "pass", "measured (target)", "why")
     return table(columns, rows, title=f"Below target: {len(missed)} of {len(records)}")
 
 
@@ -129,7 +131,7 @@ def write_csv(records: list[Record], path: Path) -> None:
         writer = csv.writer(file)
         contenders = [(kind, name) for kind in ("plain", "huge pages") for name in ("fastgrad", "torch", "compile")]
         writer.writerow(
-            [*columns, *(f"{name} ({kind}), s" for kind, name in contenders), "quartile, s", "quartile, s"]
+            [*columns, *(f"{name} ({kind}), s" for kind, name in contenders), "lower quartile, s", "upper quartile, s"]
             + [*_RATIOS, "limit", "memory", "torch's memory", "error", "torch's error", "below target"]
         )
         for r in records:
