@@ -5,8 +5,8 @@ TORCH ?= torch==2.13.0
 ARGS ?=
 
 BIN := .venv/bin
-SOURCES := $(shell find csrc fastgrad cmake CMakeLists.txt setup.py pyproject.toml -type f \
-             ! -name '*.so' ! -name '*.pyc' ! -name '_build_info.py')
+SOURCES := $(shell find csrc fastgrad benchmarks cmake CMakeLists.txt setup.py pyproject.toml -type f \
+             ! -path 'benchmarks/results/*' ! -name '*.so' ! -name '*.pyc' ! -name '_build_info.py')
 
 .PHONY: demo test bench check clean
 

@@ -1,5 +1,6 @@
 // The Python module fastgrad._C: the bindings of every family, and the choice of backend.
 #include "bindings/bindings.h"
+#include "ops/peak.h"
 
 PYBIND11_MODULE(_C, m) {
   namespace ops = fastgrad::ops;
@@ -19,4 +20,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("backends", &ops::list_backends);
   m.def("active_backend", &ops::active_backend);
   m.def("force_backend", &ops::force_backend);
+  m.def("empty_cache", &ops::empty_cache);
+  m.def("cached_bytes", &ops::cached_bytes);
+  m.def("multiply_adds", &ops::multiply_adds);
+  m.def("empty_output", &ops::empty_output);
 }

@@ -103,7 +103,7 @@ Tensor ClassLoss::empty_loss() const {
 }
 Tensor ClassLoss::empty_gradient() const {
   const Tensor grad_input = at::empty(input.sizes(), input.options());
-  advise_huge_pages(grad_input);
+  place_output(grad_input);
   return grad_input;
 }
 

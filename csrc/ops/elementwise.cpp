@@ -70,7 +70,8 @@ Tensor elementwise(const ElementwiseSpec& spec, at::TensorList inputs, Tensor ou
   if (it.numel() != 0) {
     TORCH_CHECK_NOT_IMPLEMENTED(it.ndim() <= kMaxDims, "fastgrad::", spec.name, ": more than ", kMaxDims,
                                 " dimensions");
-    if (!out.defined()) advise_huge_pages(it.output());
+    const bool fresh = !out.defined();
+    if (fresh) place_output(it.output());
     MapArgs a;
     a.ndim = std::max(it.ndim(), 1);
     a.shape[0] = 1;
@@ -82,6 +83,7 @@ Tensor elementwise(const ElementwiseSpec& spec, at::TensorList inputs, Tensor ou
     a.parameter[0] = parameter;
     for (int k = 0; k < a.operands; ++k)
       fill_operand(a.operand[k], it, k, /*immediate=*/!device.is_cpu() && it.device(k).is_cpu());
+    if (fresh) a.operand[0].data = it.output().mutable_data_ptr();  // the iterator knows where it was made
     run_kernel(spec.name, spec.kernel, a, device);
   }
   return it.output();
@@ -166,7 +168,7 @@ void define_elementwise(torch::Library& m, const ElementwiseSpec& spec, const Di
           const BelowAutograd below;
           return op.call(in...);
         }
-        return record(inputs, d.backward, [&] { return make_step(d, inputs, op.call(in...), alpha_of(in...)); })[0];
+        return record_one(inputs, d.backward, [&] { return make_step(d, inputs, op.call(in...), alpha_of(in...)); });
       });
 
   const std::string keyword = arguments.find('*') == std::string::npos ? ", *" : "";

@@ -127,7 +127,7 @@ void run_map(const char* op, Kernel<MapArgs> kernel, const Tensor& out, at::Tens
              Number first, Number second) {
   if (out.numel() == 0) return;
   const c10::Device device = device_of(op, inputs);
-  advise_huge_pages(out);
+  place_output(out);
   std::array<Tensor, kTensors> tensors;
   tensors[0] = out;
   std::copy(inputs.begin(), inputs.end(), tensors.begin() + 1);

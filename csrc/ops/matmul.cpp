@@ -175,7 +175,7 @@ void multiply(const char* op, const Matrices& a, const Matrices& b, const Matric
 Tensor product(const char* op, const Matrices& a, const Matrices& b, const Epilogue& epilogue = {}) {
   const Tensor c = at::empty(result_shape(a, b), a.tensor.options());
   if (c.numel() == 0) return c;
-  advise_huge_pages(c);
+  place_output(c);
   multiply(op, a, b, result(c, a, b), epilogue);
   return c;
 }

@@ -67,7 +67,7 @@ Gradients compute(const ReductionSpec& spec, const Tensor& input, const Request&
     const at::ScalarType expected = spec.index && int(k) == spec.outputs - 1 ? at::kLong : type;
     if (!outs[k].defined()) {
       outs[k] = at::empty(shape, input.options().dtype(expected));
-      advise_huge_pages(outs[k]);
+      place_output(outs[k]);
       continue;
     }
     const bool castable = (spec.promotion == Promotion::floating || spec.outputs > int(outs.size())) &&

@@ -46,7 +46,7 @@ struct Family {
     TORCH_CHECK_NOT_IMPLEMENTED(at::isFloatingType(type), '"', name, "\" not implemented for '", type, "'");
     const Tensor output = at::empty(input.sizes(), input.options().dtype(type));
     if (output.numel() == 0) return output;
-    advise_huge_pages(output);
+    place_output(output);
     RowsArgs a = rows_args(name, input.sizes(), dim, {{input, dim}, {output, dim}});
     a.compute = compute_dtype(type);
     run_kernel(name, Log ? &Backend::log_softmax : &Backend::softmax, a, input.device());
@@ -60,7 +60,7 @@ struct Family {
     dim = at::maybe_wrap_dim(dim, output.dim());
     const Tensor result = at::empty(output.sizes(), output.options().dtype(input_dtype));
     if (result.numel() == 0) return result;
-    advise_huge_pages(result);
+    place_output(result);
     RowsArgs a = rows_args(backward_name, output.sizes(), dim, {{grad, dim}, {output, dim}, {result, dim}});
     a.compute = compute_dtype(output.scalar_type());
     run_kernel(backward_name, Log ? &Backend::log_softmax_backward : &Backend::softmax_backward, a, output.device());
@@ -75,10 +75,10 @@ struct Family {
       const BelowAutograd below;
       return apply(input, dim, dtype);
     }
-    return record(input, &differentiate, [&]() -> Step {
+    return record_one(input, &differentiate, [&]() -> Step {
       const Tensor y = apply(input, dim, dtype);
       return {{y}, {y}, {dim, input.scalar_type()}};
-    })[0];
+    });
   }
 
   // With v the incoming gradient, y the output and <a, b> = sum(a b) along dim:
@@ -104,9 +104,9 @@ struct Family {
       const BelowAutograd below;
       return apply_backward(grad, output, dim, input_dtype);
     }
-    return record({grad, output}, &differentiate_backward, [&]() -> Step {
+    return record_one({grad, output}, &differentiate_backward, [&]() -> Step {
       return {{apply_backward(grad, output, dim, input_dtype)}, {grad, output}, {dim}};
-    })[0];
+    });
   }
 
   static void define(torch::Library& m) {

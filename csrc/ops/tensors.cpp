@@ -2,7 +2,6 @@
 #include "common.h"
 
 #include <c10/core/impl/VirtualGuardImpl.h>
-#include <sys/mman.h>
 
 namespace fastgrad::ops {
 
@@ -72,14 +71,6 @@ void check_status(const char* op, const Backend& backend, Status status) {
 Tensor workspace_for(c10::Device device) {
   if (device.is_cpu() && active_backend() != "emulated") return {};
   return at::empty({kWorkspaceBytes}, at::TensorOptions().dtype(at::kByte).device(device));
-}
-
-void advise_huge_pages(const Tensor& output) {
-  constexpr uintptr_t page = 2 << 20;
-  if (output.nbytes() < 2 * page || !output.is_cpu()) return;
-  const uintptr_t data = reinterpret_cast<uintptr_t>(output.mutable_data_ptr());
-  const uintptr_t begin = (data + page - 1) / page * page, end = (data + output.nbytes()) / page * page;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 }
 
 }  // namespace fastgrad::ops

@@ -4,6 +4,8 @@
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
+constexpr int64_t kAhead = 4096;  // elements
+
 // The loops of contiguous runs of 16-bit floats, where the ISA converts registers at once.
 template <class T, class S>
 FASTGRAD_INLINE void load_contiguous(T* __restrict to, const S* __restrict from, int64_t n) {
@@ -12,6 +14,15 @@ FASTGRAD_INLINE void load_contiguous(T* __restrict to, const S* __restrict from,
   if constexpr (std::is_same_v<S, f16> && std::is_same_v<T, float>)
     for (; i + 16 <= n; i += 16)
       _mm512_storeu_ps(to + i, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i))));
+  if constexpr (std::is_same_v<S, bf16> && std::is_same_v<T, float>)
+    for (; i + 32 <= n; i += 32) {
+      __builtin_prefetch(from + i + kAhead, 0, 2);
+      for (int h = 0; h < 32; h += 16)
+        _mm512_storeu_si512(
+            to + i + h,
+            _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i + h))),
+                              16));
+    }
 #elif defined(__F16C__)
   if constexpr (std::is_same_v<S, f16> && std::is_same_v<T, float>)
     for (; i + 8 <= n; i += 8)

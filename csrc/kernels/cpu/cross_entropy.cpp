@@ -56,21 +56,28 @@ struct CrossEntropy : ClassLossSums<T> {
   CrossEntropy(const RowsArgs& a, ClassLossShared<T>* s)
       : Base(a, s), smoothing(a), sums_all(Probabilities || a.parameter[1].real > 0) {}
 
-  FASTGRAD_INLINE void begin(const RowTile&) {
-    for (int i = 0; i < kTileRows; ++i) {
+  FASTGRAD_INLINE void begin(const RowTile& tile) {
+    for (int i = 0; i < tile.lanes(V::size); ++i) {
       max.value[i] = T(-__builtin_inf());
       sum.value[i] = sum_q.value[i] = sum_q_x.value[i] = 0;
     }
   }
 
   template <class B>
-  FASTGRAD_INLINE void accumulate(const B& b, bool) {
+  FASTGRAD_INLINE void accumulate(const B& b, bool whole) {
     const auto x = [&](auto s) { return b.load(0, s, T(-__builtin_inf())); };
     math::MaxSum<V> state{max.get(b.lane), sum.get(b.lane)};
-    const V before = state.reference();
-    state.raise(b.reduce(V(T(-__builtin_inf())), x, Max()));
+    const V before = state.reference(), highest = b.reduce(V(T(-__builtin_inf())), x, Max());
+    if (whole)
+      state.maximum = B::lanes(highest, Max());
+    else
+      state.raise(highest);
     const V reference = state.reference();
-    state.sum = state.sum + b.reduce(V(0), [&](auto s) { return exp(x(s) - reference); }, Sum());
+    const auto exponential = [&](auto s) {
+      b.prefetch_next(0, s);
+      return exp(x(s) - reference);
+    };
+    state.sum = state.sum + b.reduce(V(0), exponential, Sum());
     max.set(b.lane, state.maximum);
     sum.set(b.lane, state.sum);
     if (!sums_all) return;
@@ -83,10 +90,10 @@ struct CrossEntropy : ClassLossSums<T> {
   }
 
   template <class B>
-  FASTGRAD_INLINE void finish(const B& b) {
+  FASTGRAD_INLINE void finish(const B& b, bool whole) {
     math::MaxSum<V> state{max.get(b.lane), sum.get(b.lane)};
     const V before = state.reference();
-    state.raise(B::lanes(state.maximum, Max()));
+    if (!whole) state.raise(B::lanes(state.maximum, Max()));
     max.set(b.lane, state.maximum);
     sum.set(b.lane, log(B::lanes(state.sum, Sum())));
     if (!sums_all) return;
@@ -184,6 +191,7 @@ struct CrossEntropyBackward : RowFormula<T> {
       });
     } else {
       b.each([&](auto s) {
+        b.prefetch_next(0, s);
         b.store(out, s, math::cross_entropy_backward(b.load(0, s), row_max, row_log, row_scale, V(0)));
       });
     }

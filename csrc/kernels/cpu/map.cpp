@@ -3,12 +3,15 @@
 
 #include "convert.h"
 #include "parallel.h"
+#include "transpose.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
 constexpr int64_t kBlock = 512;    // elements gathered at a time: a few operands fit L1
 constexpr int64_t kGrain = 32768;  // elements worth a thread
+// A tile, where an operand is contiguous along dimension 1: a cache line of it is read once, whole.
+constexpr int64_t kTileColumns = 128, kTileRows = 16;
 
 FASTGRAD_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -45,6 +48,12 @@ FASTGRAD_INLINE void for_runs(const MapArgs& a, Position at, int64_t n, const F&
   }
 }
 
+// Whether runs along dimension 0 can be used where they lie.
+template <class T>
+FASTGRAD_INLINE bool is_direct(const Operand& o) {
+  return o.data && o.dtype == dtype_of<T> && o.strides[0] == sizeof(T);
+}
+
 template <class T>
 void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, const void* formula) {
   alignas(64) T scratch[kMaxOperands][kBlock];
@@ -52,7 +61,7 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
   for (int k = 0; k < a.operands; ++k) {
     const Operand& o = a.operand[k];
     constant[k] = !o.data;
-    direct[k] = !constant[k] && o.dtype == dtype_of<T> && o.strides[0] == sizeof(T);
+    direct[k] = is_direct<T>(o);
     all_direct &= direct[k];
     if (constant[k]) {
       const T x = std::is_integral_v<T> ? T(o.immediate.integer) : T(o.immediate.real);
@@ -90,27 +99,107 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
   }
 }
 
+// Whether an operand lies transposed to dimension 0, so that reading along it would touch a line an element.
+bool is_transposed(const Operand& o) {
+  const int64_t size = size_of(o.dtype);
+  return o.data && o.strides[1] == size && o.strides[0] != size && o.strides[0] != 0;
+}
+template <class T>
+bool wants_tiles(const MapArgs& a) {
+  if (a.ndim < 2 || a.shape[0] < kTileRows || a.shape[1] < kTileRows) return false;
+  for (int k = a.outputs; k < a.operands; ++k)
+    if (is_transposed(a.operand[k])) return true;
+  return false;
+}
+
+// Tiles [begin, end) of kTileColumns along dimension 0 by kTileRows along dimension 1, the latter varying fastest.
+template <class T>
+void map_tiles(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, const void* formula) {
+  alignas(64) T scratch[kMaxOperands][kTileRows][kTileColumns], converted[kTileColumns][kTileRows];
+  const int64_t across = (a.shape[0] + kTileColumns - 1) / kTileColumns,
+                down = (a.shape[1] + kTileRows - 1) / kTileRows;
+  for (int k = 0; k < a.operands; ++k)
+    if (!a.operand[k].data) {
+      const T x = std::is_integral_v<T> ? T(a.operand[k].immediate.integer) : T(a.operand[k].immediate.real);
+      for (auto& row : scratch[k])
+        for (T& lane : row) lane = x;
+    }
+  for (int64_t tile = begin; tile < end; ++tile) {
+    const int64_t row0 = tile % down * kTileRows, rows = smaller(kTileRows, a.shape[1] - row0);
+    const int64_t column0 = tile / down % across * kTileColumns, columns = smaller(kTileColumns, a.shape[0] - column0);
+    Position at(a, tile / down / across * a.shape[0] * a.shape[1]);
+    at.index[0] = column0, at.index[1] = row0;
+    char* base[kMaxOperands];
+    for (int k = 0; k < a.operands; ++k) {
+      const Operand& o = a.operand[k];
+      base[k] = o.data ? at.of(a, o) : nullptr;
+      if (k < a.outputs || !o.data || is_direct<T>(o)) continue;
+      if (is_transposed(o)) {
+        const T* from = reinterpret_cast<const T*>(base[k]);
+        int64_t pitch = o.strides[0] / int64_t(sizeof(T));
+        if (o.dtype != dtype_of<T> || o.strides[0] % int64_t(sizeof(T)) != 0) {
+          for (int64_t c = 0; c < columns; ++c)
+            load_run<T>(o.dtype, converted[c], base[k] + c * o.strides[0], o.strides[1], rows);
+          from = converted[0], pitch = kTileRows;
+        }
+        transpose(from, pitch, scratch[k][0], kTileColumns, columns, rows);
+      } else {
+        for (int64_t r = 0; r < rows; ++r)
+          load_run<T>(o.dtype, scratch[k][r], base[k] + r * o.strides[1], o.strides[0], columns);
+      }
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      void* operand[kMaxOperands];
+      for (int k = 0; k < a.operands; ++k) {
+        const Operand& o = a.operand[k];
+        operand[k] = is_direct<T>(o) ? base[k] + r * o.strides[1] : static_cast<void*>(scratch[k][r]);
+      }
+      block(operand, columns, formula);
+      for (int k = 0; k < a.outputs; ++k)
+        if (operand[k] == scratch[k][r])
+          store_run<T>(a.operand[k].dtype, scratch[k][r], base[k] + r * a.operand[k].strides[1],
+                       a.operand[k].strides[0], columns);
+    }
+  }
+}
+
+template <class T>
+void map_typed(const MapArgs& a, MapBlock block, const void* formula) {
+  if (wants_tiles<T>(a)) {
+    const int64_t plane = a.shape[0] * a.shape[1], across = (a.shape[0] + kTileColumns - 1) / kTileColumns;
+    const int64_t tiles = across * ((a.shape[1] + kTileRows - 1) / kTileRows) * (a.numel / plane);
+    parallel_for(0, tiles, kGrain / (kTileColumns * kTileRows),
+                 [&](int64_t begin, int64_t end) { map_tiles<T>(a, begin, end, block, formula); });
+  } else {
+    parallel_for(0, a.numel, kGrain, [&](int64_t begin, int64_t end) { map_range<T>(a, begin, end, block, formula); });
+  }
+}
+
 }  // namespace
 
 Status map_driver(const MapArgs& a, MapBlock block, const void* formula) {
-  parallel_for(0, a.numel, kGrain, [&](int64_t begin, int64_t end) {
-    switch (a.compute) {
-      case Dtype::f32:
-        return map_range<float>(a, begin, end, block, formula);
-      case Dtype::f64:
-        return map_range<double>(a, begin, end, block, formula);
-      case Dtype::i64:
-        return map_range<int64_t>(a, begin, end, block, formula);
-      case Dtype::i32:
-        return map_range<int32_t>(a, begin, end, block, formula);
-      case Dtype::i16:
-        return map_range<int16_t>(a, begin, end, block, formula);
-      case Dtype::i8:
-        return map_range<int8_t>(a, begin, end, block, formula);
-      default:
-        return map_range<uint8_t>(a, begin, end, block, formula);
-    }
-  });
+  switch (a.compute) {
+    case Dtype::f32:
+      map_typed<float>(a, block, formula);
+      break;
+    case Dtype::f64:
+      map_typed<double>(a, block, formula);
+      break;
+    case Dtype::i64:
+      map_typed<int64_t>(a, block, formula);
+      break;
+    case Dtype::i32:
+      map_typed<int32_t>(a, block, formula);
+      break;
+    case Dtype::i16:
+      map_typed<int16_t>(a, block, formula);
+      break;
+    case Dtype::i8:
+      map_typed<int8_t>(a, block, formula);
+      break;
+    default:
+      map_typed<uint8_t>(a, block, formula);
+  }
   return kSuccess;
 }
 

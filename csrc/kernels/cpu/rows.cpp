@@ -12,6 +12,7 @@ namespace {
 constexpr int64_t kTileBytes = 1 << 18;       // a tile of one operand: a few fit L2
 constexpr int64_t kLongBlock = 4096;          // elements of a row that is read twice anyway: stays in L1
 constexpr int64_t kPieceElements = 32768;     // worth a thread
+constexpr int kShortTile = 64;                // rows
 constexpr int64_t kShortRow = 4 * kVecBytes;  // bytes; below, lanes are better filled with rows
 
 FASTGRAD_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -24,7 +25,8 @@ FASTGRAD_INLINE int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b 
 RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_block) {
   RowsPlan plan;
   const int64_t item = size_of(a.compute);
-  plan.across = a.n * item < kShortRow && a.rows > 1;
+  const bool short_rows = a.n * item < kShortRow && a.rows > 1;
+  plan.across = short_rows;
   for (int s = 0; s < streams.inputs + streams.outputs; ++s) {
     const auto& o = a.operand[streams.index[s]];
     if (!o.data || a.row_shape[0] < 4 || o.element_stride == size_of(o.dtype) || o.element_stride == 0) continue;
@@ -34,8 +36,8 @@ RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_b
   plan.across &= !no_streams;
   plan.tile_rows = no_streams ? kTileRows : 1;
   if (plan.across) {
-    plan.tile_rows = kTileRows;
-    while (plan.tile_rows > 16 && plan.tile_rows * a.n * item > kTileBytes) plan.tile_rows /= 2;
+    // Rows side by side make long runs in memory; short rows fit the cache in smaller tiles.
+    plan.tile_rows = short_rows ? kShortTile : kTileRows;
     plan.block = kTileBytes / (plan.tile_rows * item);
   } else {
     plan.block = a.n * item <= along_block ? larger(a.n, 1) : kLongBlock;
@@ -131,9 +133,9 @@ void RowBuffers<T>::load(const RowTile& tile, int64_t begin, int64_t n, bool gat
         else
           for (int j = 0; j < run.count; ++j) load_run<T>(o.dtype, scratch_ + j * n, from + j * row, item, n);
         transpose(scratch_, n, to, plan_.tile_rows, run.count, n);
-      } else if (o.dtype == dtype_of<T> && row == item && run.count == 16) {
+      } else if (o.dtype == dtype_of<T> && row == item) {
         for (int64_t i = 0; i < n; ++i)
-          std::memcpy(to + i * plan_.tile_rows, from + i * o.element_stride, 16 * sizeof(T));
+          std::memcpy(to + i * plan_.tile_rows, from + i * o.element_stride, run.count * sizeof(T));
       } else {
         for (int64_t i = 0; i < n; ++i)
           load_run<T>(o.dtype, to + i * plan_.tile_rows, from + i * o.element_stride, row, run.count);
@@ -167,9 +169,9 @@ void RowBuffers<T>::store(const RowTile& tile, int64_t begin, int64_t n) {
           store_run<T>(o.dtype, scratch_, to, item, run.count * n);
         else
           for (int j = 0; j < run.count; ++j) store_run<T>(o.dtype, scratch_ + j * n, to + j * row, item, n);
-      } else if (o.dtype == dtype_of<T> && row == item && run.count == 16) {
+      } else if (o.dtype == dtype_of<T> && row == item) {
         for (int64_t i = 0; i < n; ++i)
-          std::memcpy(to + i * o.element_stride, from + i * plan_.tile_rows, 16 * sizeof(T));
+          std::memcpy(to + i * o.element_stride, from + i * plan_.tile_rows, run.count * sizeof(T));
       } else {
         for (int64_t i = 0; i < n; ++i)
           store_run<T>(o.dtype, from + i * plan_.tile_rows, to + i * o.element_stride, row, run.count);

@@ -16,7 +16,7 @@
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
-constexpr int kTileRows = 64;   // most rows of a tile; a multiple of every register's lanes
+constexpr int kTileRows = 256;  // most rows of a tile; a multiple of every register's lanes
 constexpr int kMaxStreams = 3;  // operands of which a formula sees whole rows
 constexpr int kMaxPieces = 1024;
 
@@ -31,6 +31,8 @@ struct RowTile {
   int rows, runs;
   Run run[kTileRows];
 
+  // The rows, or whole registers of them.
+  FASTGRAD_INLINE int lanes(int size) const { return (rows + size - 1) / size * size; }
   void locate(const RowsArgs& a, int64_t first_row, int row_count);
 
   // f(lane, pointer) for every row, where pointer(k) is the row of operand k.
@@ -86,6 +88,11 @@ struct RowBlock {
   FASTGRAD_INLINE T* at(int k, int64_t i) const { return data[k] + (Across ? i * pitch : i); }
   FASTGRAD_INLINE V load(int k, Whole s, T = 0) const { return V::load(at(k, s.i)); }
   FASTGRAD_INLINE V load(int k, Part s, T fill = 0) const { return V::load(at(k, s.i), s.count, fill); }
+  // Calls for what follows the block in memory, as far on: the next block or row, while this one is computed on.
+  template <class Step>
+  FASTGRAD_INLINE void prefetch_next(int k, Step s) const {
+    if constexpr (!Across) __builtin_prefetch(at(k, s.i + n), 0, 2);
+  }
   FASTGRAD_INLINE void store(int k, Whole s, V v) const { v.store(at(k, s.i)); }
   FASTGRAD_INLINE void store(int k, Part s, V v) const { v.store(at(k, s.i), s.count); }
   // Of a vector of n elements that all rows share.
@@ -168,7 +175,7 @@ class RowBuffers {
 //   Formula(args, shared)                   one a thread
 //   begin_piece(piece), end_piece(piece)
 //   begin(tile)        before the first pass
-//   accumulate(block, whole), finish(block) the first pass, and once after it
+//   accumulate(block, whole), finish(block, whole) the first pass, and once after it
 //   done(tile)         after the first pass
 //   emit(block, whole) the second pass, if there are outputs
 // of which it overrides what it needs.
@@ -179,7 +186,7 @@ struct RowFormula {
   FASTGRAD_INLINE void begin(const RowTile&) {}
   FASTGRAD_INLINE void done(const RowTile&) {}
   template <class B>
-  FASTGRAD_INLINE void finish(const B&) {}
+  FASTGRAD_INLINE void finish(const B&, bool) {}
   template <class B>
   FASTGRAD_INLINE void emit(const B&, bool) {}
 };
@@ -210,7 +217,7 @@ FASTGRAD_INLINE void rows_tile(const RowsPlan& plan, RowBuffers<T>& buffers, con
       buffers.load(tile, begin, length, true, data);
       groups(begin, length, data, [&](const B& b) { f.accumulate(b, plan.single); });
     }
-    groups(0, 0, data, [&](const B& b) { f.finish(b); });
+    groups(0, 0, data, [&](const B& b) { f.finish(b, plan.single); });
     f.done(tile);
   }
   if constexpr (Formula::streams.outputs > 0) {

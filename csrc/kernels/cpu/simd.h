@@ -58,16 +58,47 @@ struct Vec {
   // The first n lanes; the others hold `fill`. A tail goes through the same arithmetic as a whole register, so a
   // value never depends on its position.
   static FASTGRAD_INLINE Vec load(const T* p, int64_t n, T fill = 0) {
-    alignas(kVecBytes) T lanes[size];
-    for (int i = 0; i < size; ++i) lanes[i] = fill;
-    std::memcpy(lanes, p, n * sizeof(T));
-    return load(lanes);
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+      return (Register)_mm512_mask_loadu_epi32((__m512i)Vec(fill).v, first_lanes(n), p);
+    else if constexpr (sizeof(T) == 8)
+      return (Register)_mm512_mask_loadu_epi64((__m512i)Vec(fill).v, first_lanes(n), p);
+    else
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4)
+      return select(first_lanes(n), (Register)_mm256_maskload_epi32((const int*)p, (__m256i)first_lanes(n)), Vec(fill));
+    else if constexpr (sizeof(T) == 8)
+      return select(first_lanes(n), (Register)_mm256_maskload_epi64((const long long*)p, (__m256i)first_lanes(n)),
+                    Vec(fill));
+    else
+#endif
+    {
+      alignas(kVecBytes) T lanes[size];
+      for (int i = 0; i < size; ++i) lanes[i] = fill;
+      std::memcpy(lanes, p, n * sizeof(T));
+      return load(lanes);
+    }
   }
   FASTGRAD_INLINE void store(T* p) const { std::memcpy(p, &v, sizeof v); }
   FASTGRAD_INLINE void store(T* p, int64_t n) const {
-    alignas(kVecBytes) T lanes[size];
-    store(lanes);
-    std::memcpy(p, lanes, n * sizeof(T));
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+      _mm512_mask_storeu_epi32(p, first_lanes(n), (__m512i)v);
+    else if constexpr (sizeof(T) == 8)
+      _mm512_mask_storeu_epi64(p, first_lanes(n), (__m512i)v);
+    else
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4)
+      _mm256_maskstore_epi32((int*)p, (__m256i)first_lanes(n), (__m256i)v);
+    else if constexpr (sizeof(T) == 8)
+      _mm256_maskstore_epi64((long long*)p, (__m256i)first_lanes(n), (__m256i)v);
+    else
+#endif
+    {
+      alignas(kVecBytes) T lanes[size];
+      store(lanes);
+      std::memcpy(p, lanes, n * sizeof(T));
+    }
   }
   static FASTGRAD_INLINE Vec iota() {
     Vec r;
@@ -101,18 +132,75 @@ struct Vec {
 #endif
     return a.v * b.v + c.v;
   }
-  // max and min keep NaN of either side.
+  // max and min keep NaN of either side: the instruction gives b where either is NaN.
   friend FASTGRAD_INLINE Vec max(Vec a, Vec b) {
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<T, float>) {
+      const __m512 x = (__m512)a.v;
+      return (Register)_mm512_mask_max_ps(x, _mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x, (__m512)b.v);
+    }
+    if constexpr (std::is_same_v<T, double>) {
+      const __m512d x = (__m512d)a.v;
+      return (Register)_mm512_mask_max_pd(x, _mm512_cmp_pd_mask(x, x, _CMP_ORD_Q), x, (__m512d)b.v);
+    }
+#endif
     if constexpr (std::is_integral_v<T>)
       return a.v > b.v ? a.v : b.v;
     else
       return (a.v > b.v) | (a.v != a.v) ? a.v : b.v;
   }
   friend FASTGRAD_INLINE Vec min(Vec a, Vec b) {
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<T, float>) {
+      const __m512 x = (__m512)a.v;
+      return (Register)_mm512_mask_min_ps(x, _mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x, (__m512)b.v);
+    }
+    if constexpr (std::is_same_v<T, double>) {
+      const __m512d x = (__m512d)a.v;
+      return (Register)_mm512_mask_min_pd(x, _mm512_cmp_pd_mask(x, x, _CMP_ORD_Q), x, (__m512d)b.v);
+    }
+#endif
     if constexpr (std::is_integral_v<T>)
       return a.v < b.v ? a.v : b.v;
     else
       return (a.v < b.v) | (a.v != a.v) ? a.v : b.v;
+  }
+  // a within [low, high], which are numbers; NaN stays.
+  friend FASTGRAD_INLINE Vec clamp(Vec a, T low, T high) {
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<T, float>)
+      return (Register)_mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), (__m512)a.v));
+    if constexpr (std::is_same_v<T, double>)
+      return (Register)_mm512_min_pd(_mm512_set1_pd(high), _mm512_max_pd(_mm512_set1_pd(low), (__m512d)a.v));
+#elif defined(__AVX2__)
+    if constexpr (std::is_same_v<T, float>)
+      return (Register)_mm256_min_ps(_mm256_set1_ps(high), _mm256_max_ps(_mm256_set1_ps(low), (__m256)a.v));
+    if constexpr (std::is_same_v<T, double>)
+      return (Register)_mm256_min_pd(_mm256_set1_pd(high), _mm256_max_pd(_mm256_set1_pd(low), (__m256d)a.v));
+#elif defined(__SSE2__)
+    if constexpr (std::is_same_v<T, float>)
+      return (Register)_mm_min_ps(_mm_set1_ps(high), _mm_max_ps(_mm_set1_ps(low), (__m128)a.v));
+    if constexpr (std::is_same_v<T, double>)
+      return (Register)_mm_min_pd(_mm_set1_pd(high), _mm_max_pd(_mm_set1_pd(low), (__m128d)a.v));
+#endif
+    const Vec b = select(a < Vec(low), Vec(low), a);
+    return select(b > Vec(high), Vec(high), b);
+  }
+  // a / b within one ulp, for b of ordinary size (neither subnormal nor near overflow): an estimate of 1 / b, refined.
+  friend FASTGRAD_INLINE Vec quotient(Vec a, Vec b) {
+#if defined(__AVX512F__)
+    Vec r;
+    if constexpr (std::is_same_v<T, float>) {
+      r = (Register)_mm512_rcp14_ps((__m512)b.v);
+    } else {
+      r = (Register)_mm512_rcp14_pd((__m512d)b.v);
+      r = fma(fma(-b, r, Vec(1)), r, r);
+    }
+    const Vec q = a * r;
+    return fma(fma(-b, q, a), r, q);
+#else
+    return a / b;
+#endif
   }
   friend FASTGRAD_INLINE Vec abs(Vec a) {
     if constexpr (std::is_integral_v<T>)
@@ -160,6 +248,10 @@ struct Vec {
   }
   // a * 2^n in two steps, so that neither factor overflows before the product does.
   friend FASTGRAD_INLINE Vec scale2(Vec a, Vec n) {
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<T, float>) return (Register)_mm512_scalef_ps((__m512)a.v, (__m512)n.v);
+    if constexpr (std::is_same_v<T, double>) return (Register)_mm512_scalef_pd((__m512d)a.v, (__m512d)n.v);
+#endif
     const Int i = __builtin_convertvector(n.v, Int), half = i >> 1;
     return a * power2(half) * power2(i - half);
   }
@@ -173,6 +265,16 @@ struct Vec {
     return from_bits(a.bits() - (exponent << R::kMantissa));
   }
 
+  // A mask of the lanes below n, as the loads and stores of this ISA take it.
+#if defined(__AVX512F__)
+  static FASTGRAD_INLINE uint16_t first_lanes(int64_t n) { return uint16_t((1u << n) - 1); }
+#else
+  static FASTGRAD_INLINE Int first_lanes(int64_t n) {
+    Int lane;
+    for (int i = 0; i < size; ++i) lane[i] = Lane(i);
+    return lane < Int{} + Lane(n);
+  }
+#endif
   FASTGRAD_INLINE Int bits() const { return (Int)v; }
   static FASTGRAD_INLINE Vec from_bits(Int i) { return (Register)i; }
   static FASTGRAD_INLINE Int sign_bit() { return Int{} + Lane(uint64_t(1) << (8 * sizeof(T) - 1)); }
@@ -182,6 +284,13 @@ struct Vec {
 // Whether a mask has a lane set.
 template <class Mask>
 FASTGRAD_INLINE bool any(Mask m) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)m, (__m512i)m) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_epi8((__m256i)m) != 0;
+#elif defined(__SSE2__)
+  return _mm_movemask_epi8((__m128i)m) != 0;
+#endif
   int64_t words[sizeof(Mask) / 8], all = 0;
   std::memcpy(words, &m, sizeof m);
   for (int64_t w : words) all |= w;
@@ -191,11 +300,13 @@ FASTGRAD_INLINE bool any(Mask m) {
 // Combines the lanes as a balanced tree: the order depends on nothing but the register's width.
 template <class T, class F>
 FASTGRAD_INLINE T reduce_lanes(Vec<T> x, F f) {
-  alignas(kVecBytes) T lane[Vec<T>::size];
-  x.store(lane);
-  for (int half = Vec<T>::size / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] = f(lane[i], lane[i + half]);
-  return lane[0];
+  constexpr int size = Vec<T>::size;
+  for (int half = size / 2; half > 0; half /= 2) {
+    typename Vec<T>::Int upper;
+    for (int i = 0; i < size; ++i) upper[i] = (i + half) % size;
+    x = f(x, Vec<T>(__builtin_shuffle(x.v, upper)));
+  }
+  return x.v[0];
 }
 
 }  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

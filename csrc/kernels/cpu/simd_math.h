@@ -18,25 +18,25 @@ FASTGRAD_INLINE Vec<T> reduce_exponent(Vec<T> x, Vec<T>& n, Vec<T>& r_low) {
   return r;
 }
 
-// exp(r) - 1 - r for |r| <= ln2/2, by Taylor's polynomial.
+// The polynomial sum(c[k] x^k).
+template <class T, int N>
+FASTGRAD_INLINE Vec<T> polynomial(Vec<T> x, const double (&c)[N]) {
+  Vec<T> p = T(c[N - 1]);
+  for (int k = N - 2; k >= 0; --k) p = fma(p, x, Vec<T>(T(c[k])));
+  return p;
+}
+
+// exp(r) - 1 - r for |r| <= ln2/2: the minimax polynomial for float (error 2^-28), Taylor's for double.
 template <class T>
 FASTGRAD_INLINE Vec<T> exp_tail(Vec<T> r) {
-  using V = Vec<T>;
-  V q(T(1.0 / 5040));
-  if constexpr (sizeof(T) == 8) {
-    q = fma(V(T(1.0 / 6227020800)), r, V(T(1.0 / 479001600)));
-    q = fma(q, r, V(T(1.0 / 39916800)));
-    q = fma(q, r, V(T(1.0 / 3628800)));
-    q = fma(q, r, V(T(1.0 / 362880)));
-    q = fma(q, r, V(T(1.0 / 40320)));
-    q = fma(q, r, V(T(1.0 / 5040)));
-  }
-  q = fma(q, r, V(T(1.0 / 720)));
-  q = fma(q, r, V(T(1.0 / 120)));
-  q = fma(q, r, V(T(1.0 / 24)));
-  q = fma(q, r, V(T(1.0 / 6)));
-  q = fma(q, r, V(T(0.5)));
-  return q * (r * r);
+  if constexpr (sizeof(T) == 4)
+    return polynomial(r, {0.4999999344756025, 0.16666520629439144, 0.04166838809269465, 0.008368717090860208,
+                          0.0013814596382240773}) *
+           (r * r);
+  else
+    return polynomial(r, {1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880,
+                          1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800}) *
+           (r * r);
 }
 
 // exp(x) = 2^n (1 + expm1_reduced(x, n))
@@ -50,7 +50,7 @@ FASTGRAD_INLINE Vec<T> expm1_reduced(Vec<T> x, Vec<T>& n) {
 // The clamp keeps n in the range of scale2; beyond it the result is 0 or infinity anyway. It keeps NaN.
 template <class T>
 FASTGRAD_INLINE Vec<T> clamp_exponent(Vec<T> x) {
-  return min(max(x, Vec<T>(sizeof(T) == 4 ? T(-104) : T(-746))), Vec<T>(sizeof(T) == 4 ? T(89) : T(710)));
+  return clamp(x, sizeof(T) == 4 ? T(-104) : T(-746), sizeof(T) == 4 ? T(89) : T(710));
 }
 
 template <class T>
@@ -68,25 +68,32 @@ FASTGRAD_INLINE Vec<T> expm1(Vec<T> x) {
   return fma(s, p, s - Vec<T>(1));
 }
 
-// log(m 2^e) = e ln2 + log(1 + f), f = m - 1; with s = f / (2 + f), log(1 + f) = f - s (f - R(s^2)): the classical
-// scheme (fdlibm), whose last bits do not cancel. For normal positive x; `low` is added below the last bit.
+// log(1 + f) = f - (f^2/2 - s (f^2/2 + R(s^2))) with s = f / (2 + f), a form whose last bits do not cancel, plus
+// `low`, which lies below them. R(z) = z (2/3 + 2/5 z + 2/7 z^2 + ...), minimax; `series` holds its factor.
+template <class T, int N>
+FASTGRAD_INLINE Vec<T> log1p_series(Vec<T> f, Vec<T> low, const double (&series)[N]) {
+  using V = Vec<T>;
+  const V s = quotient(f, f + V(2)), z = s * s, half = V(T(0.5)) * f * f;
+  return f - (half - fma(s, fma(polynomial(z, series), z, half), low));
+}
+
+// log(m 2^e) = e ln2 + log(m) for normal positive x; `low` is added below the last bit.
 template <class T>
 FASTGRAD_INLINE Vec<T> log_normal(Vec<T> x, Vec<T> low, Vec<T> exponent_offset = Vec<T>(0)) {
   using V = Vec<T>;
   V e;
   const V f = split2(x, e) - V(1);
   e = e + exponent_offset;
-  const V s = f / (f + V(2)), z = s * s;
-  V r(T(0.1479819860511658591));
-  r = fma(r, z, V(T(0.1531383769920937332)));
-  r = fma(r, z, V(T(0.1818357216161805012)));
-  r = fma(r, z, V(T(0.2222219843214978396)));
-  r = fma(r, z, V(T(0.2857142874366239149)));
-  r = fma(r, z, V(T(0.3999999999940941908)));
-  r = fma(r, z, V(T(0.6666666666666735130)));
-  const V half = V(T(0.5)) * f * f;
-  const V tail = fma(s, half + r * z, fma(e, V(T(1.90821492927058770002e-10)), low));
-  return fma(e, V(T(0.693147180369123816490)), f - (half - tail));
+  constexpr bool f32 = sizeof(T) == 4;
+  low = fma(e, V(f32 ? T(1.428606765330187e-06) : T(1.90821492927058770002e-10)), low);
+  V y;
+  if constexpr (f32)
+    y = log1p_series(f, low, {0.6666677641687567, 0.39977536809346426, 0.29871866121891205});
+  else
+    y = log1p_series(f, low,
+                     {0.6666666666666735130, 0.3999999999940941908, 0.2857142874366239149, 0.2222219843214978396,
+                      0.1818357216161805012, 0.1531383769920937332, 0.1479819860511658591});
+  return fma(e, V(f32 ? T(0.693145751953125) : T(0.693147180369123816490)), y);
 }
 
 // Subnormals are scaled up first. 0 gives -inf, a negative x NaN, +inf and NaN themselves.
@@ -95,11 +102,14 @@ FASTGRAD_INLINE Vec<T> log(Vec<T> x) {
   using V = Vec<T>;
   constexpr T smallest_normal = sizeof(T) == 4 ? T(1.17549435e-38) : T(2.2250738585072014e-308);
   constexpr T scale = T(int64_t(1) << (sizeof(T) == 4 ? 24 : 53));
+  const V infinity = T(__builtin_inf());
+  const auto ordinary = (x >= V(smallest_normal)) & (x < infinity);
+  if (!any(~ordinary)) return log_normal(x, V(0));
   const auto subnormal = x < V(smallest_normal);
   V y = log_normal(select(subnormal, x * V(scale), x), V(0),
                    select(subnormal, V(sizeof(T) == 4 ? T(-24) : T(-53)), V(0)));
-  y = select(x == V(T(__builtin_inf())), x, y);
-  y = select(x == V(0), V(T(-__builtin_inf())), y);
+  y = select(x == infinity, x, y);
+  y = select(x == V(0), -infinity, y);
   return select(x < V(0), V(T(__builtin_nan(""))), select(x != x, x, y));
 }
 
@@ -108,8 +118,19 @@ template <class T>
 FASTGRAD_INLINE Vec<T> log1p(Vec<T> u) {
   using V = Vec<T>;
   const V w = u + V(1);
-  const V y = log_normal(w, (u - (w - V(1))) / w);
+  const V y = log_normal(w, quotient(u - (w - V(1)), w));
   return select(u == V(T(__builtin_inf())), u, y);
+}
+
+// The same for 0 <= u <= 1, where no exponent need be split off.
+template <class T>
+FASTGRAD_INLINE Vec<T> log1p_of_fraction(Vec<T> u) {
+  if constexpr (sizeof(T) == 4)
+    return log1p_series(
+        u, Vec<T>(0),
+        {0.6666667562682809, 0.3999887725307785, 0.2861689992558776, 0.21427476358497932, 0.24301676708630846});
+  else
+    return log1p(u);
 }
 
 // f lane by lane, for what has no vector form.

@@ -22,8 +22,8 @@ struct SoftmaxRows : RowFormula<T> {
   RowState<T> max, sum;
 
   SoftmaxRows(const RowsArgs&, void*) {}
-  FASTGRAD_INLINE void begin(const RowTile&) {
-    for (int i = 0; i < kTileRows; ++i) max.value[i] = T(-__builtin_inf()), sum.value[i] = 0;
+  FASTGRAD_INLINE void begin(const RowTile& tile) {
+    for (int i = 0; i < tile.lanes(V::size); ++i) max.value[i] = T(-__builtin_inf()), sum.value[i] = 0;
   }
   template <class B>
   FASTGRAD_INLINE void accumulate(const B& b, bool whole) {
@@ -33,6 +33,7 @@ struct SoftmaxRows : RowFormula<T> {
       const V row_max = B::lanes(m, Max());
       max.set(b.lane, row_max);
       const auto term = [&](auto s) {
+        b.prefetch_next(0, s);
         const V e = exp(x(s) - row_max);
         if constexpr (!Log) b.store(1, s, e);
         return e;
@@ -48,9 +49,9 @@ struct SoftmaxRows : RowFormula<T> {
     }
   }
   template <class B>
-  FASTGRAD_INLINE void finish(const B& b) {
+  FASTGRAD_INLINE void finish(const B& b, bool whole) {
     math::MaxSum<V> state{max.get(b.lane), sum.get(b.lane)};
-    state.raise(B::lanes(state.maximum, Max()));
+    if (!whole) state.raise(B::lanes(state.maximum, Max()));
     const V total = B::lanes(state.sum, Sum());
     max.set(b.lane, state.maximum);
     sum.set(b.lane, Log ? log(total) : V(1) / total);
@@ -77,8 +78,8 @@ struct SoftmaxBackwardRows : RowFormula<T> {
   RowState<T> sum;
 
   SoftmaxBackwardRows(const RowsArgs&, void*) {}
-  FASTGRAD_INLINE void begin(const RowTile&) {
-    for (T& s : sum.value) s = 0;
+  FASTGRAD_INLINE void begin(const RowTile& tile) {
+    for (int i = 0; i < tile.lanes(V::size); ++i) sum.value[i] = 0;
   }
   template <class B>
   FASTGRAD_INLINE void accumulate(const B& b, bool) {
@@ -86,13 +87,15 @@ struct SoftmaxBackwardRows : RowFormula<T> {
     sum.set(b.lane, sum.get(b.lane) + b.reduce(V(0), term, Sum()));
   }
   template <class B>
-  FASTGRAD_INLINE void finish(const B& b) {
+  FASTGRAD_INLINE void finish(const B& b, bool) {
     sum.set(b.lane, B::lanes(sum.get(b.lane), Sum()));
   }
   template <class B>
   FASTGRAD_INLINE void emit(const B& b, bool) {
     const V total = sum.get(b.lane);
     b.each([&](auto s) {
+      b.prefetch_next(0, s);
+      b.prefetch_next(1, s);
       const V g = b.load(0, s), y = b.load(1, s);
       b.store(2, s, Log ? math::log_softmax_backward(g, y, total) : math::softmax_backward(g, y, total));
     });

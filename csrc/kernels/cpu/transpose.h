@@ -1,35 +1,54 @@
-// to[i * to_pitch + j] = from[j * from_pitch + i] for j < rows, i < columns; blocks of 4 x 4 go through registers.
+// to[i * to_pitch + j] = from[j * from_pitch + i] for j < rows, i < columns, in squares of whole registers.
 #pragma once
 #include "simd.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
+// Lanes of a and b where block column `half` of each 2 half x 2 half block is swapped between two registers: the low
+// one keeps a's left half and takes b's, the high one the right halves.
+template <class T, int half, bool high>
+FASTGRAD_INLINE Vec<T> pick_halves(Vec<T> a, Vec<T> b) {
+  constexpr int size = Vec<T>::size;
+  typename Vec<T>::Int lanes;
+  for (int l = 0; l < size; ++l) lanes[l] = high ? (l & half ? size + l : l + half) : (l & half ? size + l - half : l);
+  return Vec<T>(__builtin_shuffle(a.v, b.v, lanes));
+}
+template <class T, int half>
+FASTGRAD_INLINE void transpose_stage(Vec<T>* r) {
+  for (int i = 0; i < Vec<T>::size; ++i)
+    if (!(i & half)) {
+      const Vec<T> a = r[i], b = r[i + half];
+      r[i] = pick_halves<T, half, false>(a, b);
+      r[i + half] = pick_halves<T, half, true>(a, b);
+    }
+  if constexpr (half > 1) transpose_stage<T, half / 2>(r);
+}
+
 template <class T>
 static void transpose(const T* from, int64_t from_pitch, T* to, int64_t to_pitch, int64_t rows, int64_t columns) {
-  typedef T Four __attribute__((vector_size(4 * sizeof(T))));
-  using Lane = typename Registers<T>::Lane;
-  typedef Lane Pick __attribute__((vector_size(4 * sizeof(T))));
-  constexpr Pick low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, first = {0, 1, 4, 5}, second = {2, 3, 6, 7};
-  int64_t j = 0;
-  for (; j + 4 <= rows; j += 4) {
-    int64_t i = 0;
-    for (; i + 4 <= columns; i += 4) {
-      Four a, b, c, d;
-      std::memcpy(&a, from + (j + 0) * from_pitch + i, sizeof a);
-      std::memcpy(&b, from + (j + 1) * from_pitch + i, sizeof b);
-      std::memcpy(&c, from + (j + 2) * from_pitch + i, sizeof c);
-      std::memcpy(&d, from + (j + 3) * from_pitch + i, sizeof d);
-      const Four ab = __builtin_shuffle(a, b, low), cd = __builtin_shuffle(c, d, low);
-      const Four ab2 = __builtin_shuffle(a, b, high), cd2 = __builtin_shuffle(c, d, high);
-      const Four column[4] = {__builtin_shuffle(ab, cd, first), __builtin_shuffle(ab, cd, second),
-                              __builtin_shuffle(ab2, cd2, first), __builtin_shuffle(ab2, cd2, second)};
-      for (int k = 0; k < 4; ++k) std::memcpy(to + (i + k) * to_pitch + j, &column[k], sizeof(Four));
-    }
-    for (; i < columns; ++i)
-      for (int k = 0; k < 4; ++k) to[i * to_pitch + j + k] = from[(j + k) * from_pitch + i];
+  using V = Vec<T>;
+  constexpr int size = V::size;
+  if constexpr (size > 16) {  // 8- and 16-bit integers
+    for (int64_t j = 0; j < rows; ++j)
+      for (int64_t i = 0; i < columns; ++i) to[i * to_pitch + j] = from[j * from_pitch + i];
+  } else {
+    V r[size];
+    for (int64_t j = 0; j < rows; j += size)
+      for (int64_t i = 0; i < columns; i += size) {
+        const T* const square = from + j * from_pitch + i;
+        T* const transposed = to + i * to_pitch + j;
+        if (j + size <= rows && i + size <= columns) {
+          for (int k = 0; k < size; ++k) r[k] = V::load(square + k * from_pitch);
+          transpose_stage<T, size / 2>(r);
+          for (int k = 0; k < size; ++k) r[k].store(transposed + k * to_pitch);
+        } else {
+          const int64_t high = rows - j < size ? rows - j : size, wide = columns - i < size ? columns - i : size;
+          for (int k = 0; k < size; ++k) r[k] = k < high ? V::load(square + k * from_pitch, wide) : V(0);
+          transpose_stage<T, size / 2>(r);
+          for (int k = 0; k < wide; ++k) r[k].store(transposed + k * to_pitch, high);
+        }
+      }
   }
-  for (; j < rows; ++j)
-    for (int64_t i = 0; i < columns; ++i) to[i * to_pitch + j] = from[j * from_pitch + i];
 }
 
 }  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

@@ -4,11 +4,12 @@
 
 namespace fastgrad::math {
 
-// y = 1 / (1 + exp(-x))
+// y = 1 / (1 + exp(-x)), as e / (1 + e) with e = exp(x) for a negative x: nothing overflows, and what is tiny is right.
 struct Sigmoid {
   template <class V>
   FASTGRAD_FORMULA V operator()(V x) const {
-    return V(1) / (V(1) + exp(-x));
+    const V e = exp(-abs(x));
+    return quotient(select(x < V(0), e, V(1)), V(1) + e);
   }
 };
 struct SigmoidBackward {
@@ -24,7 +25,7 @@ struct Tanh {
   template <class V>
   FASTGRAD_FORMULA V operator()(V x) const {
     const V t = expm1(V(-2) * abs(x));
-    return copysign(-t / (t + V(2)), x);
+    return copysign(quotient(-t, t + V(2)), x);
   }
 };
 struct TanhBackward {

@@ -67,7 +67,7 @@ struct BinaryCrossEntropyWithLogits {
   template <class V>
   FASTGRAD_FORMULA V operator()(V x, V t, V w = V(1), V p = V(1)) const {
     const V negative = V(1) - t, positive = p * t, sum = negative + positive;
-    const V l = log1p(exp(-abs(x)));
+    const V l = log1p_of_fraction(exp(-abs(x)));
     V linear = select(x > V(0), negative, -positive) * x;
     linear = select(x == V(scalar_t<V>(-__builtin_inf())), negative * x - sum * x, linear);
     return w * (sum * l + linear);
@@ -79,7 +79,7 @@ struct BinaryCrossEntropyWithLogitsBackward {
   explicit BinaryCrossEntropyWithLogitsBackward(const Number* p) : scale(p[0]) {}
   template <class V>
   FASTGRAD_FORMULA V operator()(V grad, V x, V t, V w = V(1), V p = V(1)) const {
-    const V e = exp(-abs(x)), larger = V(1) / (V(1) + e), smaller = e * larger;
+    const V e = exp(-abs(x)), larger = quotient(V(1), V(1) + e), smaller = e * larger;
     const auto right = x > V(0);
     const V up = select(right, larger, smaller), down = select(right, smaller, larger);
     return value<V>(scale) * grad * w * ((V(1) - t) * up - p * t * down);
@@ -91,7 +91,7 @@ struct BinaryCrossEntropyWithLogitsTargetBackward {
   explicit BinaryCrossEntropyWithLogitsTargetBackward(const Number* p) : scale(p[0]) {}
   template <class V>
   FASTGRAD_FORMULA V operator()(V grad, V x, V w = V(1), V p = V(1)) const {
-    const V l = log1p(exp(-abs(x)));
+    const V l = log1p_of_fraction(exp(-abs(x)));
     return value<V>(scale) * grad * w * ((p - V(1)) * l - select(x > V(0), V(1), p) * x);
   }
 };

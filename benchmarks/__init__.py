@@ -1,0 +1,1 @@
+"""Benchmark cases, one file a family; installed as fastgrad.bench.cases. See fastgrad/bench/case.py."""

@@ -1,0 +1,14 @@
+// What the machine can do at best, for `fastgrad bench`.
+#pragma once
+#include "common.h"
+
+namespace fastgrad::ops {
+
+// Runs about `count` multiply-adds on all threads with the backend of CPU tensors; returns how many, 0 where that
+// backend (the emulator) has no such loop.
+double multiply_adds(at::ScalarType type, double count);
+
+// Bytes, uninitialized, in memory such as an op's output gets.
+Tensor empty_output(int64_t bytes);
+
+}  // namespace fastgrad::ops

@@ -1,0 +1,142 @@
+"""A process that measures. There are two on the CPU: torch reads THP_MEM_ALLOC_ENABLE when a process starts."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import warnings
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+__all__ = ["HUGE_PAGES", "PLAIN", "Worker", "WorkerError"]
+
+PLAIN, HUGE_PAGES = "plain", "huge pages"
+_VARIABLE = "THP_MEM_ALLOC_ENABLE"
+
+
+class WorkerError(RuntimeError):
+    """What went wrong in the process, in one line."""
+
+
+class Worker:
+    """One process; a call of a method here is one there."""
+
+    def __init__(self, kind: str, backend: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.kind = kind
+        self._connection, theirs = context.Pipe()
+        before = os.environ.get(_VARIABLE)
+        os.environ.pop(_VARIABLE, None)
+        if kind == HUGE_PAGES:
+            os.environ[_VARIABLE] = "1"
+        try:
+            self._process = context.Process(target=_serve, args=(theirs, backend), daemon=True)
+            self._process.start()
+        finally:
+            os.environ.pop(_VARIABLE, None)
+            if before is not None:
+                os.environ[_VARIABLE] = before
+        theirs.close()
+
+    def call(self, method: str, *args: Any) -> Any:
+        try:
+            self._connection.send((method, args))
+            failed, answer = self._connection.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self._process.join(5)
+            raise WorkerError(f"the measuring process ended, exit status {self._process.exitcode}") from None
+        if failed:
+            raise WorkerError(answer)
+        return answer
+
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
+    def close(self) -> None:
+        self._connection.close()
+        self._process.join(5)
+        if self._process.is_alive():
+            self._process.terminate()
+
+
+def _serve(connection: Connection, backend: str) -> None:
+    import torch
+
+    import fastgrad
+    from fastgrad.bench import limits
+    from fastgrad.bench.case import find
+    from fastgrad.bench.measure import Session, one_line
+
+    warnings.simplefilter("ignore")
+    torch._functorch.config.donated_buffer = False  # a compiled backward may run again
+    fastgrad.backend(backend)
+    _settle_malloc()
+    session: Any = None
+    while True:
+        try:
+            method, args = connection.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            if method == "open":
+                key, device, threads, compiled, limit, seed = args
+                session = None
+                torch.set_num_threads(threads)
+                torch.manual_seed(seed)
+                session = Session(find(key), device, threads, compiled, limit)
+                answer: Any = {"problems": session.problems, "traffic": session.traffic}
+            elif method == "limits":
+                torch.set_num_threads(*args)
+                answer = limits.measure(*args)
+            elif method in _OF_THE_PROCESS:
+                answer = _OF_THE_PROCESS[method]()
+            else:
+                answer = getattr(session, method)(*args)
+            connection.send((False, answer))
+        except KeyboardInterrupt:
+            return
+        except BaseException as error:  # one case; the next may do better
+            session = None
+            connection.send((True, one_line(error)))
+
+
+def _compiles() -> bool:
+    """Raises where torch.compile does not work here."""
+    import torch
+
+    return torch.compile(lambda x: x * 2 + 1)(torch.ones(64)).sum().item() == 192.0
+
+
+def _huge_pages() -> bool:
+    """Whether a large tensor of torch lies on huge pages here."""
+    import torch
+
+    before = _anonymous_huge_pages()
+    large = torch.ones(64 << 18)
+    return _anonymous_huge_pages() - before > large.nbytes // 2
+
+
+def _anonymous_huge_pages() -> int:
+    """Bytes of this process on huge pages."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages:"))
+
+
+_OF_THE_PROCESS = {"compiles": _compiles, "huge_pages": _huge_pages}
+
+
+def _settle_malloc() -> None:
+    """Brings glibc's malloc to the state of a process that has run for a while.
+
+    It keeps freed blocks of up to the largest mapped size it has seen freed (32 MiB at most): whether a case meets
+    fresh pages would otherwise depend on the cases before it.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype = ctypes.c_void_p
+        libc.free.argtypes = [ctypes.c_void_p]
+        libc.free(libc.malloc(ctypes.c_size_t((32 << 20) - 8192)))
+    except (OSError, AttributeError):
+        pass  # another C library
