@@ -62,15 +62,32 @@ cat "$out"/*.log | c++filt | awk '
     if (bad) { print "check_cuda: " bad " kernels use local memory"; exit 1 }
   }'
 
-# Where the Hopper kernel exists, it must have become the instructions it is for.
-if [ -e csrc/kernels/cuda/gemm_wgmma.cuh ] && [[ " ${archs[*]} " == *" 90a "* ]]; then
-  dump=$(dirname "$nvcc")/cuobjdump
-  [ -x "$dump" ] || dump=$(command -v cuobjdump || true)
+# ptxas says so, and succeeds, where it runs wgmma one after another or ignores setmaxnreg.
+if grep -h "Potential Performance Loss\|setmaxnreg ignored" "$out"/*.log | sort | uniq -c | grep .; then
+  echo "check_cuda: the sm_90a matrix product lost what it is for"
+  exit 1
+fi
+
+# It must have become the instructions it is for. cuobjdump comes with the toolkit or from PyPI: nvidia-cuda-cuobjdump
+# and nvidia-cuda-nvdisasm, into any of these Pythons.
+if [[ " ${archs[*]} " == *" 90a "* ]]; then
+  dump=
+  shopt -s nullglob
+  candidates=("$(dirname "$nvcc")/cuobjdump" "$(command -v cuobjdump || true)")
+  for python in .venv/bin/python "${VIRTUAL_ENV:-/nowhere}/bin/python" "${PYTHON:-python3}"; do
+    folder=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' 2> /dev/null) || continue
+    candidates+=("$folder"/nvidia/*/bin/cuobjdump)
+  done
+  for candidate in "${candidates[@]}"; do
+    [ -n "$dump" ] || { [ -x "$candidate" ] && dump=$candidate; }
+  done
   if [ -n "$dump" ]; then
+    PATH=$(dirname "$dump"):$PATH "$dump" -sass "$out/matmul.90a.o" > "$out/matmul.90a.sass"
     for instruction in HGMMA UTMALDG; do
-      "$dump" -sass "$out/matmul.90a.o" | grep -q "$instruction" || { echo "check_cuda: no $instruction in the sm_90a matrix product"; exit 1; }
+      count=$(grep -c "$instruction" "$out/matmul.90a.sass") ||
+        { echo "check_cuda: no $instruction in the sm_90a matrix product"; exit 1; }
+      echo "sm_90a matrix product: $count $instruction"
     done
-    echo "sm_90a matrix product: HGMMA and UTMALDG are there"
   else
     echo "check_cuda: no cuobjdump: HGMMA and UTMALDG not looked for"
   fi

@@ -59,7 +59,10 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
       *value = 4;
       break;
     case cudaDevAttrComputeCapabilityMajor:
-      *value = 8;
+      *value = 9;
+      break;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = 0;
       break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
       *value = int(cuda_emulator::kMaxShared);

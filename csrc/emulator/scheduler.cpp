@@ -119,27 +119,37 @@ NO_TSAN void enter(int t) {
 #endif
 }
 
+[[noreturn]] NO_TSAN void report_waiting() {
+  std::fprintf(stderr, "CUDA emulator: these threads of block (%u, %u, %u) wait for ever, the others have returned:\n",
+               blockIdx.x, blockIdx.y, blockIdx.z);
+  for (int t = 0, shown = 0; t < total && shown < 40; ++t) {
+    const State state = threads[t].state;
+    if (state != State::at_block_barrier && state != State::at_warp_barrier && state != State::at_mbarrier) continue;
+    print_thread(state == State::at_block_barrier  ? "at the barrier"
+                 : state == State::at_warp_barrier ? "at the warp's"
+                                                   : "at the mbarrier",
+                 t);
+    ++shown;
+  }
+  std::abort();
+}
+
 // Continues another thread from the stack of `from`, whose state is kept unless it is done.
 NO_TSAN void switch_away(int from) {
+  while (ready_count == 0 && started == total)
+    if (!land_a_copy()) report_waiting();
   int to;
   if (ready_count > 0) {
     to = ready[ready_first];
     ready_first = (ready_first + 1) % kMaxThreads;
     --ready_count;
-  } else if (started < total) {
+  } else {
     to = next_to_start();
     ++started;
     threads[to].state = State::running;
     give_stack(to);
-  } else {
-    std::fprintf(stderr,
-                 "CUDA emulator: these threads of block (%u, %u, %u) wait for ever, the others have returned:\n",
-                 blockIdx.x, blockIdx.y, blockIdx.z);
-    for (int t = 0, shown = 0; t < total && shown < 40; ++t)
-      if (threads[t].state == State::at_block_barrier || threads[t].state == State::at_warp_barrier)
-        print_thread(threads[t].state == State::at_block_barrier ? "at the barrier" : "at the warp's", t), ++shown;
-    std::abort();
   }
+  if (to == from) return;  // a copy that landed woke it
   enter(to);
   const bool done = threads[from].state == State::done;
   void* nowhere;
@@ -156,9 +166,11 @@ NO_TSAN void switch_away(int from) {
 NO_TSAN void finish_thread() {
   Thread& me = threads[current];
   if (me.copy_count > 0) fail("a thread returns without having waited for its asynchronous copies", current);
+  if (me.product_count > 0) fail("a thread returns without having waited for its products", current);
   me.state = State::done;
   --alive;
   thread_has_left();
+  if (alive == 0) check_nothing_in_flight();
 }
 
 NO_TSAN void fiber_main() {
@@ -203,10 +215,12 @@ NO_TSAN void run_block() {
   alive = total;
   started = ready_count = 0;
   reset_barrier();
+  reset_copies();
   direction = (blockIdx.x + blockIdx.y + blockIdx.z) % 2 ? -1 : 1;
   for (int t = 0; t < kMaxThreads; ++t) {
     threads[t].state = t < total ? State::unstarted : State::absent;
-    threads[t].copy_count = threads[t].groups = 0;
+    threads[t].copy_count = threads[t].groups = threads[t].product_count = threads[t].product_groups = 0;
+    threads[t].fenced = false;
     threads[t].warp_syncs = 0;
   }
   const int t = next_to_start();
@@ -254,7 +268,7 @@ NO_TSAN void wait_in(State state) {
   switch_away(me);
 }
 
-unsigned char* dynamic_shared() { return shared_memory; }
+NO_TSAN unsigned char* dynamic_shared() { return shared_memory; }
 
 void run_blocks(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
   total = int(block.x * block.y * block.z);

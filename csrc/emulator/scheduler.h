@@ -13,12 +13,16 @@ namespace cuda_emulator {
 
 constexpr int kMaxThreads = 1024, kLanes = 32;
 
-enum class State : char { absent, unstarted, running, at_block_barrier, at_warp_barrier, done };
+enum class State : char { absent, unstarted, running, at_block_barrier, at_warp_barrier, at_mbarrier, done };
 
 struct Copy {
   void* to;
   const void* from;
   int bytes, bytes_read, group;
+};
+struct Product {
+  Multiply what;
+  int group;
 };
 struct Thread {
   void* stack_pointer;
@@ -35,6 +39,12 @@ struct Thread {
   // Its asynchronous copies, oldest first, and the number of groups committed.
   Copy* copies;
   int copy_count, groups;
+  // Its products, likewise, and the phase of an mbarrier that it waits for.
+  Product* products;
+  int product_count, product_groups;
+  bool fenced;
+  const uint64_t* barrier;
+  unsigned parity;
   char warp_order[2];
   unsigned warp_syncs;
 };
@@ -49,6 +59,10 @@ void make_ready(int thread);
 // primitives.cpp: at the start of a block, and when a thread has returned.
 void reset_barrier();
 void thread_has_left();
+// asynchronous.cpp: at the start of a block, when nothing else can run (false: nothing was in flight), and at the end.
+void reset_copies();
+bool land_a_copy();
+void check_nothing_in_flight();
 void print_thread(const char* what, int thread);
 [[noreturn]] void fail(const char* what, int thread, int other = -1);
 

@@ -34,34 +34,44 @@ __host__ __device__ inline Matrices matrices_of(const GemmArgs& g, int64_t batch
   return at;
 }
 
+// The bias of a column, 0 beyond the matrix.
+template <class T>
+__device__ __forceinline__ arithmetic_t<T> bias_at(const GemmArgs& g, int64_t column) {
+  if (column >= g.n) return 0;
+  return convert<arithmetic_t<T>>(
+      *reinterpret_cast<const T*>(static_cast<const char*>(g.bias) + column * g.bias_stride));
+}
+
+// x = f(x) for each element of an array of arrays in registers.
+template <class A, class F>
+__device__ __forceinline__ void apply(A& x, const F& f) {
+  if constexpr (std::is_array_v<A>) {
+#pragma unroll
+    for (int i = 0; i < int(std::extent_v<A>); ++i) apply(x[i], f);
+  } else {
+    x = f(x);
+  }
+}
 template <class A>
-__device__ __forceinline__ A activate(Activation activation, A x) {
+__device__ __forceinline__ void activate(Activation activation, A& sums) {
   switch (activation) {
     case Activation::relu:
-      return math::Relu()(x);
+      return apply(sums, math::Relu());
     case Activation::sigmoid:
-      return math::Sigmoid()(x);
+      return apply(sums, math::Sigmoid());
     case Activation::tanh:
-      return math::Tanh()(x);
+      return apply(sums, math::Tanh());
     default:
-      return x;
+      return;
   }
 }
 
 // Elements (row, column .. column + N) of c, of which those inside the matrix are written: one store if they all are
 // and `packed` promises its alignment.
-template <class T, class A, int N>
-__device__ __forceinline__ void store_c(const GemmArgs& g, char* c, int64_t row, int64_t column, const A (&sum)[N],
+template <class T, int N>
+__device__ __forceinline__ void store_c(const GemmArgs& g, char* c, int64_t row, int64_t column, const Pack<T, N>& out,
                                         bool packed) {
   if (row >= g.m || column >= g.n) return;
-  Pack<T, N> out;
-#pragma unroll
-  for (int j = 0; j < N; ++j) {
-    A x = sum[j];
-    if (g.bias && column + j < g.n)
-      x += convert<A>(*reinterpret_cast<const T*>(static_cast<const char*>(g.bias) + (column + j) * g.bias_stride));
-    out.v[j] = convert<T>(activate(g.activation, x));
-  }
   T* const to = reinterpret_cast<T*>(c + row * g.c_row) + column;
   if (packed && column + N <= g.n) {
     *reinterpret_cast<Pack<T, N>*>(to) = out;

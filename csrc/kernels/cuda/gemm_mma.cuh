@@ -133,14 +133,27 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
     }
   }
   copy_async_wait<0>();
+  const int64_t row = m0 + m + lane / 4, column = n0 + n + lane % 4 * 2;
+  if (g.bias) {
+#pragma unroll
+    for (int j = 0; j < NI; ++j) {
+      const float low = bias_at<T>(g, column + j * 8), high = bias_at<T>(g, column + j * 8 + 1);
+#pragma unroll
+      for (int i = 0; i < MI; ++i) {
+        sum[i][j][0] += low, sum[i][j][1] += high;
+        sum[i][j][2] += low, sum[i][j][3] += high;
+      }
+    }
+  }
+  activate(g.activation, sum);
 #pragma unroll
   for (int i = 0; i < MI; ++i)
 #pragma unroll
     for (int j = 0; j < NI; ++j)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const float pair[2] = {sum[i][j][2 * h], sum[i][j][2 * h + 1]};
-        store_c<T>(g, at.c, m0 + m + i * 16 + lane / 4 + h * 8, n0 + n + j * 8 + lane % 4 * 2, pair, packed_c);
+        const Pack<T, 2> pair{convert<T>(sum[i][j][2 * h]), convert<T>(sum[i][j][2 * h + 1])};
+        store_c(g, at.c, row + i * 16 + h * 8, column + j * 8, pair, packed_c);
       }
 }
 

@@ -16,56 +16,51 @@ constexpr int kSimtThreads = 256;
 // How a panel's elements lie: packs of 16 bytes along its rows, or single elements, read along rows or along k.
 enum class Reading { row_packs, rows, k };
 
-// What one thread copies of a panel's slices: a few packs or elements, at regular distances.
+// What one thread copies of a panel's slices: a few packs or elements, at distances that the reading decides.
 template <class T, int Rows, int Depth, int Pitch>
 class PanelLoader {
  public:
   __device__ __forceinline__ PanelLoader(const Panel& p, Reading reading, int64_t row, int64_t rows)
-      : packs_(reading == Reading::row_packs), base_(p.data) {
-    const int t = int(threadIdx.x);
-    if (packs_)
-      row_ = t % (Rows / kPack) * kPack, depth_ = t / (Rows / kPack);
-    else if (reading == Reading::k)
-      row_ = t / Depth, depth_ = t % Depth;
-    else
-      row_ = t % Rows, depth_ = t / Rows;
-    row_step_ = reading == Reading::k ? kSimtThreads / Depth : 0;
-    depth_step_ = reading == Reading::k ? 0 : kSimtThreads / (packs_ ? Rows / kPack : Rows);
-    rows_left_ = int(rows - row < Rows ? rows - row : Rows);
-    from_ = p.data + (row + row_) * p.row + depth_ * p.k;
-    step_ = row_step_ * p.row + depth_step_ * p.k;
-    slice_step_ = Depth * p.k;
+      : reading_(reading) {
+    const int t = int(threadIdx.x), wide = reading == Reading::row_packs ? Rows / kPack : Rows;
+    const int r = reading == Reading::k ? t / Depth : t % wide * (Rows / wide);
+    depth_ = reading == Reading::k ? t % Depth : t / wide;
+    rows_left_ = int(rows - row < Rows ? rows - row : Rows) - r;
+    to_ = depth_ * Pitch + r;
+    from_ = p.data + (row + r) * p.row + depth_ * p.k;
   }
-  // Starts the copies of the next slice, of which `depth` elements along k exist.
-  __device__ __forceinline__ void load(T* to, int depth) {
-    const char* from = from_;
-    if (packs_) {
-#pragma unroll
-      for (int i = 0; i < kPackCount; ++i, from += step_) {
-        const int d = depth_ + i * depth_step_;
-        if (Rows / kPack * Depth % kSimtThreads != 0 && d >= Depth) break;
-        const int left = d < depth ? rows_left_ - row_ : 0;
-        const int valid = left <= 0 ? 0 : left < kPack ? left * int(sizeof(T)) : 16;
-        copy_async<16>(to + d * Pitch + row_, valid ? from : base_, valid);
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < Rows * Depth / kSimtThreads; ++i, from += step_) {
-        const int r = row_ + i * row_step_, d = depth_ + i * depth_step_;
-        const bool valid = r < rows_left_ && d < depth;
-        copy_async<sizeof(T)>(to + d * Pitch + r, valid ? from : base_, valid ? int(sizeof(T)) : 0);
-      }
-    }
-    from_ += slice_step_;
+  // Starts the copies of the next slice, of which `depth` elements along k exist. The panel with its strides is a
+  // kernel parameter: passed anew, it takes no registers. Its data must be readable, no more.
+  __device__ __forceinline__ void load(T* to, int depth, const Panel& p) {
+    if (reading_ == Reading::row_packs)
+      copy<kPack, 0, kSimtThreads / (Rows / kPack)>(to + to_, depth, p);
+    else if (reading_ == Reading::rows)
+      copy<1, 0, kSimtThreads / Rows>(to + to_, depth, p);
+    else
+      copy<1, kSimtThreads / Depth, 0>(to + to_, depth, p);
+    from_ += Depth * p.k;
   }
 
  private:
   static constexpr int kPack = 16 / sizeof(T);
-  static constexpr int kPackCount = (Rows / kPack * Depth + kSimtThreads - 1) / kSimtThreads;
-  bool packs_;
-  const char *base_, *from_;
-  int64_t step_, slice_step_;
-  int row_, depth_, row_step_, depth_step_, rows_left_;
+
+  template <int Elements, int RowStep, int DepthStep>
+  __device__ __forceinline__ void copy(T* to, int depth, const Panel& p) const {
+    constexpr int kAll = Rows / Elements * Depth;
+#pragma unroll
+    for (int i = 0; i < (kAll + kSimtThreads - 1) / kSimtThreads; ++i) {
+      const int d = depth_ + i * DepthStep;
+      if (kAll % kSimtThreads != 0 && d >= Depth) break;
+      const int left = d < depth ? rows_left_ - i * RowStep : 0;
+      const int valid = left <= 0 ? 0 : (left < Elements ? left : Elements) * int(sizeof(T));
+      copy_async<Elements * sizeof(T)>(to + i * (DepthStep * Pitch + RowStep),
+                                       valid ? from_ + i * (RowStep * p.row + DepthStep * p.k) : p.data, valid);
+    }
+  }
+
+  Reading reading_;
+  const char* from_;
+  int to_, depth_, rows_left_;
 };
 
 template <class T, int R>
@@ -88,26 +83,23 @@ __global__ void __launch_bounds__(kSimtThreads, R == 2 || sizeof(T) == 8 ? 2 : 3
 
   PanelLoader<T, S::kTile, S::kDepth, S::kPitch> load_a({at.a, g.a_row, g.a_col}, read_a, m0, g.m);
   PanelLoader<T, S::kTile, S::kDepth, S::kPitch> load_b({at.b, g.b_col, g.b_row}, read_b, n0, g.n);
-  int64_t left = g.k;  // of k, to be loaded
-  const auto load = [&](int stage) {
-    if (left > 0) {
-      const int depth = left < S::kDepth ? int(left) : S::kDepth;
-      load_a.load(&shared_a[stage][0][0], depth);
-      load_b.load(&shared_b[stage][0][0], depth);
-      left -= S::kDepth;
+  const auto load = [&](int stage, int64_t k) {
+    if (k < g.k) {
+      const int depth = g.k - k < S::kDepth ? int(g.k - k) : S::kDepth;
+      load_a.load(&shared_a[stage][0][0], depth, {static_cast<const char*>(g.a), g.a_row, g.a_col});
+      load_b.load(&shared_b[stage][0][0], depth, {static_cast<const char*>(g.b), g.b_col, g.b_row});
     }
     copy_async_commit();  // an empty group too: waiting counts groups
   };
-  for (int s = 0; s < S::kStages - 1; ++s) load(s);
+  for (int s = 0; s < S::kStages - 1; ++s) load(s, s * S::kDepth);
 
   T sum[4 * R][R][4] = {};
-  const int64_t slices = (g.k + S::kDepth - 1) / S::kDepth;
+  int stage = 0;
 #pragma unroll 1
-  for (int64_t slice = 0; slice < slices; ++slice) {
+  for (int64_t k = 0; k < g.k; k += S::kDepth, stage = (stage + 1) % S::kStages) {
     copy_async_wait<S::kStages - 2>();
     __syncthreads();  // the slice is there for all, and all have left the stage that is filled next
-    const int stage = int(slice % S::kStages);
-    load((stage + S::kStages - 1) % S::kStages);
+    load((stage + S::kStages - 1) % S::kStages, k + (S::kStages - 1) * S::kDepth);
 #pragma unroll
     for (int d = 0; d < S::kDepth; ++d) {
       Pack<T, 4> x[R], y[R];
@@ -125,10 +117,24 @@ __global__ void __launch_bounds__(kSimtThreads, R == 2 || sizeof(T) == 8 ? 2 : 3
     }
   }
   copy_async_wait<0>();
+  if (g.bias) {
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const T x = bias_at<T>(g, n0 + n + r * 16 + j);
+#pragma unroll
+        for (int i = 0; i < 4 * R; ++i) sum[i][r][j] += x;
+      }
+  }
+  activate(g.activation, sum);
 #pragma unroll
   for (int i = 0; i < 4 * R; ++i)
 #pragma unroll
-    for (int r = 0; r < R; ++r) store_c<T>(g, at.c, m0 + m + i / 4 * 32 + i % 4, n0 + n + r * 16, sum[i][r], packed_c);
+    for (int r = 0; r < R; ++r) {
+      const Pack<T, 4> four{sum[i][r][0], sum[i][r][1], sum[i][r][2], sum[i][r][3]};
+      store_c(g, at.c, m0 + m + i / 4 * 32 + i % 4, n0 + n + r * 16, four, packed_c);
+    }
 }
 
 template <class T>

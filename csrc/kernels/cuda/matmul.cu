@@ -4,6 +4,7 @@
 #include "gemm.cuh"
 #include "gemm_mma.cuh"
 #include "gemm_simt.cuh"
+#include "gemm_wgmma.cuh"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
@@ -33,27 +34,48 @@ Status integers(const GemmArgs& g) {
   return launch({ceil_div(g.batches * g.m * g.n, kIntegerThreads), kIntegerThreads, g.stream}, &gemm_integer<T>, g);
 }
 
+struct Device {
+  int multiprocessors = 0, major = 0, minor = 0;
+};
+Device current_device() {
+  Device device;
+  int index = 0;
+  cudaGetDevice(&index);
+  cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, index);
+  cudaDeviceGetAttribute(&device.major, cudaDevAttrComputeCapabilityMajor, index);
+  cudaDeviceGetAttribute(&device.minor, cudaDevAttrComputeCapabilityMinor, index);
+  return device;
+}
+
 // Small tiles where large ones would leave multiprocessors idle.
-bool fills_device(int64_t blocks) {
-  int device = 0, multiprocessors = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
-    return true;
-  return blocks >= 2 * int64_t(multiprocessors);
+bool fills_device(const GemmArgs& g, const Device& device) {
+  return ceil_div(g.m, 128) * ceil_div(g.n, 128) * g.batches >= 2 * device.multiprocessors;
+}
+
+template <class T>
+Status tensor_cores(const GemmArgs& g, const Device& device) {
+  if (device.major == 9 && device.minor == 0) {
+    const int columns = wgmma_tile_columns(g.m, g.n, g.k, g.batches, device.multiprocessors);
+    const Status status = columns == 256   ? launch_wgmma<T, 256>(g, device.multiprocessors)
+                          : columns == 128 ? launch_wgmma<T, 128>(g, device.multiprocessors)
+                                           : kUnsupported;
+    if (status != kUnsupported) return status;
+  }
+  return fills_device(g, device) ? launch_mma<T, 4>(g) : launch_mma<T, 2>(g);
 }
 
 }  // namespace
 
 Status gemm(const GemmArgs& g) {
   if (g.m == 0 || g.n == 0 || g.batches == 0) return kSuccess;
-  const int64_t large_tiles = ceil_div(g.m, 128) * ceil_div(g.n, 128) * g.batches;
+  const Device device = current_device();
   switch (g.dtype) {
     case Dtype::f32:
-      return fills_device(large_tiles) ? launch_simt<float, 2>(g) : launch_simt<float, 1>(g);
+      return fills_device(g, device) ? launch_simt<float, 2>(g) : launch_simt<float, 1>(g);
     case Dtype::bf16:
-      return fills_device(large_tiles) ? launch_mma<bf16, 4>(g) : launch_mma<bf16, 2>(g);
+      return tensor_cores<bf16>(g, device);
     case Dtype::f16:
-      return fills_device(large_tiles) ? launch_mma<f16, 4>(g) : launch_mma<f16, 2>(g);
+      return tensor_cores<f16>(g, device);
     case Dtype::f64:
       return launch_simt<double, 1>(g);
     case Dtype::i64:
