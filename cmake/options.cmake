@@ -6,9 +6,9 @@ function(fastgrad_option name default doc)
   set(${name} "${default}" CACHE STRING "${doc}")
 endfunction()
 
-# Off by default until the whole suite passes on the emulated kernels; see docs/gpu_status.md.
-fastgrad_option(FASTGRAD_CUDA off "CUDA kernels: auto (when a toolkit is found), on or off")
+fastgrad_option(FASTGRAD_CUDA auto "CUDA kernels: auto (when a toolkit is found), on or off")
 fastgrad_option(FASTGRAD_CUDA_ARCHS "80;90a" "GPU architectures; the highest portable one is also kept as PTX")
+fastgrad_option(FASTGRAD_CUDA_REPORT OFF "Keep ptxas's account of every CUDA kernel for tools/check_cuda.py")
 fastgrad_option(FASTGRAD_EMULATOR OFF "Also compile the CUDA kernels for the CPU (for tests)")
 fastgrad_option(FASTGRAD_CCACHE ON "Compile through ccache where it is installed")
 

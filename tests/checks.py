@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
@@ -17,12 +18,34 @@ INTEGERS = (torch.int64, torch.int32, torch.uint8)
 # One unit in the last place of 1.0.
 EPS = {dtype: torch.finfo(dtype).eps for dtype in FLOATS}
 
-EMULATED = fastgrad.active_backend() == "emulated"
+# Where the suite makes its tensors: pytest --device.
+ON_CUDA = torch.get_default_device().type == "cuda"
+EMULATED = fastgrad.active_backend() == "emulated" and not ON_CUDA
+# What CUDA's kernels ask for besides their results.
+WORKSPACE = 1 << 20 if ON_CUDA or EMULATED else 0
 
 
 def small(full: Any, emulated: Any) -> Any:
     """Return the first; on the emulator, whose threads are fibers, the second."""
     return emulated if EMULATED else full
+
+
+def wide(x: torch.Tensor) -> Any:
+    """Return the values as numpy's long double: 80 bits on x86."""
+    return x.detach().double().cpu().numpy().astype(np.longdouble)
+
+
+def narrow(x: Any) -> torch.Tensor:
+    """Return an array of numpy's as a float64 tensor, rounded once."""
+    return torch.from_numpy(np.asarray(x, dtype=np.float64)).to(torch.get_default_device())
+
+
+def allocated_by(f: Callable[[], Any]) -> tuple[Any, int]:
+    """What f returns, and the bytes that torch's allocator gave meanwhile."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        result = f()
+    usage = "self_device_memory_usage" if ON_CUDA else "self_cpu_memory_usage"
+    return result, sum(max(getattr(event, usage), 0) for event in profile.events())
 
 
 def rand(shape: Sequence[int], dtype: torch.dtype, low: float = -3, high: float = 3) -> torch.Tensor:
@@ -63,7 +86,8 @@ def relative_error(actual: torch.Tensor, reference: torch.Tensor, scale: torch.T
     )
     finite = ~special
     error = (actual - reference).abs()[finite]
-    size = torch.maximum(reference.abs(), torch.as_tensor(scale, dtype=torch.float64).expand_as(reference))[finite]
+    scale = torch.as_tensor(scale, dtype=torch.float64, device=reference.device)
+    size = torch.maximum(reference.abs(), scale.expand_as(reference))[finite]
     return (error / size.clamp_min(1e-300)).max().item() if error.numel() else 0.0
 
 

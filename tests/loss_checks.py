@@ -29,14 +29,6 @@ class Reference(NamedTuple):
     target_scale: Array = 0.0
 
 
-def long_double(x: torch.Tensor) -> Array:
-    return x.detach().double().numpy().astype(np.longdouble)
-
-
-def double(x: Array) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(x, dtype=np.float64))
-
-
 def check_values(
     ours: Loss,
     theirs: Loss,
@@ -47,8 +39,8 @@ def check_values(
     **weights: Any,
 ) -> None:
     """The loss and both gradients in every reduction, against the reference and torch's own error."""
-    arguments = {k: long_double(v) if isinstance(v, torch.Tensor) else v for k, v in weights.items()}
-    exact = reference(long_double(x), long_double(t), **arguments)
+    arguments = {k: checks.wide(v) if isinstance(v, torch.Tensor) else v for k, v in weights.items()}
+    exact = reference(checks.wide(x), checks.wide(t), **arguments)
     for reduction in REDUCTIONS:
         results = []
         for f in (ours, theirs):
@@ -62,8 +54,12 @@ def check_values(
             "sum": lambda e: np.sum(e),
             "mean": lambda e: np.sum(e) / e.size if e.size else np.nan,
         }[reduction](np.asarray(exact.loss))
-        expected = (double(reduced), double(exact.by_input * scale), double(exact.by_target * scale))
-        scales = (0.0, double(exact.input_scale * scale), double(exact.target_scale * scale))
+        expected = (
+            checks.narrow(reduced),
+            checks.narrow(exact.by_input * scale),
+            checks.narrow(exact.by_target * scale),
+        )
+        scales = (0.0, checks.narrow(exact.input_scale * scale), checks.narrow(exact.target_scale * scale))
         for name, o, th, ref, s in zip(("loss", "d input", "d target"), *results, expected, scales, strict=True):
             checks.assert_accurate(o, th, ref, ulps, s, what=(ours.__name__, name, tuple(x.shape), reduction))
 

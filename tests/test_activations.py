@@ -16,8 +16,10 @@ from checks import (
     check_op,
     check_reproducible,
     layouts,
+    narrow,
     rand,
     small,
+    wide,
 )
 
 import fastgrad.functional as F
@@ -44,9 +46,9 @@ def _long_double(name: str, x: torch.Tensor) -> torch.Tensor:
     """The float64 reference: computed in numpy's long double (80 bits on x86), rounded once."""
     import numpy as np
 
-    v = x.numpy().astype(np.longdouble)
+    v = wide(x)
     y = {"relu": lambda: np.maximum(v, 0), "sigmoid": lambda: 1 / (1 + np.exp(-v)), "tanh": lambda: np.tanh(v)}[name]()
-    return torch.from_numpy(np.asarray(y, dtype=np.float64))
+    return narrow(y)
 
 
 @pytest.mark.parametrize("name", ("sigmoid", "tanh"))

@@ -16,8 +16,10 @@ from checks import (
     check_op,
     check_reproducible,
     layouts,
+    narrow,
     rand,
     small,
+    wide,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,8 +71,7 @@ def _binary_reference(name: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tens
     import numpy as np
 
     function = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "pow": np.power}[name]
-    a, b = (t.double().numpy().astype(np.longdouble) for t in (x, y))
-    return torch.from_numpy(np.asarray(function(a, b), dtype=np.float64))
+    return narrow(function(wide(x), wide(y)))
 
 
 @pytest.mark.parametrize("name", (*BINARY, *COMPARISONS))
@@ -117,7 +118,7 @@ def _reference(name: str, x: torch.Tensor) -> torch.Tensor:
     if x.dtype != torch.float64:
         return getattr(torch, name)(x.double())
     function = {"neg": np.negative, "abs": np.abs, "sqrt": np.sqrt, "exp": np.exp, "log": np.log}[name]
-    return torch.from_numpy(np.asarray(function(x.numpy().astype(np.longdouble)), dtype=np.float64))
+    return narrow(function(wide(x)))
 
 
 @pytest.mark.parametrize("dtype", (*INTEGERS, torch.int16, torch.int8, torch.bool))
@@ -140,14 +141,13 @@ def test_exp_and_log_over_the_whole_range(dtype: torch.dtype) -> None:
     n = small(200_001, 20_001)
     top = float(np.log(info.max))
     x = torch.linspace(-top - 20, top + 5, n, dtype=torch.float64).to(dtype)
-    wide = np.longdouble if dtype == torch.float64 else np.float64
     with np.errstate(over="ignore", under="ignore"):
-        reference = torch.from_numpy(np.exp(x.numpy().astype(wide)).astype(np.float64))
+        reference = narrow(np.exp(wide(x)))
     # Subnormal results have an absolute precision.
     assert_accurate(F.exp(x), torch.exp(x), _round(reference, dtype), 1.5, scale=info.tiny)
     smallest = info.tiny * info.eps
     positive = torch.exp2(torch.linspace(np.log2(smallest), np.log2(info.max) - 1e-9, n, dtype=torch.float64)).to(dtype)
-    reference = torch.from_numpy(np.log(positive.numpy().astype(wide)).astype(np.float64))
+    reference = narrow(np.log(wide(positive)))
     assert_accurate(F.log(positive), torch.log(positive), reference, 1.5)
 
 

@@ -20,8 +20,10 @@ from checks import (
     check_op,
     check_reproducible,
     layouts,
+    narrow,
     rand,
     small,
+    wide,
 )
 
 import fastgrad.functional as F
@@ -43,13 +45,11 @@ def reference(name: str, x: torch.Tensor, dim: Any = None) -> torch.Tensor:
     if x.dtype != torch.float64 or name in ("amax", "amin"):
         double = x.double()
         return getattr(torch, name)(double) if dim is None else getattr(torch, name)(double, dim)
-    wide = x.numpy().astype(np.longdouble)
+    values = wide(x)
     if name == "logsumexp":
-        top = wide.max(axis=dim, keepdims=True)
-        result = np.log(np.exp(wide - top).sum(axis=dim)) + np.squeeze(top, axis=dim)
-    else:
-        result = getattr(np, name)(wide, axis=dim, **({"ddof": 1} if name in ("var", "std") else {}))
-    return torch.from_numpy(np.asarray(result, dtype=np.float64))
+        top = values.max(axis=dim, keepdims=True)
+        return narrow(np.log(np.exp(values - top).sum(axis=dim)) + np.squeeze(top, axis=dim))
+    return narrow(getattr(np, name)(values, axis=dim, **({"ddof": 1} if name in ("var", "std") else {})))
 
 
 def magnitude(name: str, x: torch.Tensor, dim: Any) -> torch.Tensor | float:
