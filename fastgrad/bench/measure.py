@@ -20,6 +20,7 @@ from torch.utils.benchmark import Timer
 
 from fastgrad.bench import limits
 from fastgrad.bench.case import FORWARD, Case
+from fastgrad.bench.clock import clock
 
 __all__ = ["Session", "one_line"]
 
@@ -64,7 +65,7 @@ class Session:
         if limit and which != "step":
             step = limits.step(self.case, traffic, self.device)
             if step is not None:
-                timers["limit"] = Timer("y = f()", globals={"f": step[0]}, num_threads=self.threads)
+                timers["limit"] = self._clocked("y = f()", {"f": step[0]})
                 self.scale[which] = step[1]
         self.timers[which] = timers
 
@@ -94,7 +95,10 @@ class Session:
         if which == "forward+backward" and isinstance(call(*work[0][:-2]), torch.Tensor):
             statement = statement.replace("first(f(", "(f(")
         scope = {"draw": itertools.cycle(work).__next__, "f": call, "grad": grad, "first": _first}
-        return Timer(statement, globals=scope, num_threads=self.threads)
+        return self._clocked(statement, scope)
+
+    def _clocked(self, statement: str, scope: dict[str, Any]) -> Timer:
+        return Timer(statement, globals=scope, num_threads=self.threads, timer=clock(self.device))
 
     def round(self, which: str) -> dict[str, float]:
         """Seconds a call, of each contender, in another order each time; "spent" is what the round took."""
@@ -136,8 +140,8 @@ def one_line(error: BaseException) -> str:
 
 
 def _arguments(case: Case, device: str) -> tuple[Any, ...]:
-    args = case.args(case.shape, case.dtype)
-    return tuple(a.to(device) if isinstance(a, torch.Tensor) and device != "cpu" else a for a in args)
+    with torch.device(device):  # where random numbers are drawn
+        return case.args(case.shape, case.dtype)
 
 
 def _detached(args: Sequence[Any]) -> list[Any]:
