@@ -10,6 +10,7 @@ from fastgrad.bench.arguments import count, one, strided, with_out
 from fastgrad.bench.case import CALL, NEW, PASSES, Case, both
 
 # Arithmetic operations of the formula for each element, a division counted as one.
+LENGTHS = tuple((1 << k,) for k in range(6, 25, 2))
 FLOPS = {"relu": 1, "sigmoid": 14, "tanh": 22}
 
 
@@ -34,7 +35,7 @@ def into(op: str, **settings: Any) -> Case:
 
 CASES = [
     case("relu", passes=PASSES, targets={"forward": NEW}, quick=True),
-    case("sigmoid", passes=PASSES, targets={"forward": NEW}, quick=True),
+    case("sigmoid", passes=PASSES, targets={"forward": NEW}, quick=True, scaling=LENGTHS),
     case("tanh", passes=PASSES, targets={"forward": {"E": 2.5, "T": 3.0, "C": 1.0}}, quick=True),
     *(case(op, dtype=torch.bfloat16, passes=("forward", "forward+backward")) for op in FLOPS),
     *(case(op, dtype=torch.float64) for op in FLOPS),

@@ -57,11 +57,12 @@ def near_one(shape: Shape, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tens
 
 
 BOTH = (0, 1)
+LENGTHS = tuple((1 << k,) for k in range(6, 25, 2))
 TOTAL = ("forward", "forward+backward")
 UP, POSITIVE = (0.5, 3.0), one(0.5, 3.0)
 
 CASES = [
-    case("add", args=two(), gradients=BOTH, passes=PASSES, targets={"forward": NEW}, quick=True),
+    case("add", args=two(), gradients=BOTH, passes=PASSES, targets={"forward": NEW}, quick=True, scaling=LENGTHS),
     case("mul", args=two(), gradients=BOTH, passes=TOTAL),
     case("mul", "by a row", args=broadcast_rows, gradients=BOTH, passes=PASSES, targets={"forward": NEW}, quick=True),
     case("mul", "by a column", args=broadcast_columns, gradients=BOTH, passes=PASSES, targets={"forward": NEW}),

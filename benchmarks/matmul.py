@@ -91,17 +91,21 @@ def activated(activation: str, shape: tuple[int, int, int], **settings: Any) -> 
 LAYOUTS = ("NN", "NT", "TN", "TT")
 SMALL: dict[str, Any] = {"compute_bound": False}  # reading the matrix takes longer than multiplying
 
+SQUARES = tuple((n, n, n) for n in (8, 16, 32, 64, 128, 256, 384, 512, 768, 1024, 1536, 2048))
+
 CASES = [
     *(
         product(
             (n, n, n),
             layout,
             LEVEL if n <= 64 else AHEAD if n < 512 else AT_PEAK,
-            quick=layout == "NN" and n in (128, 512, 1024),
+            quick=layout == "NN" and n in (128, 1024),
         )
         for n in (64, 128, 256, 512, 1024, 2048)
         for layout in LAYOUTS
+        if (n, layout) != (512, "NN")
     ),
+    product((512, 512, 512), "NN", AT_PEAK, quick=True, scaling=SQUARES),
     *(product((777, 333, 555), layout, AHEAD, quick=layout == "TN") for layout in LAYOUTS),
     *(product((n, n, n)) for n in (8, 16, 32)),
     # Skinny ones.

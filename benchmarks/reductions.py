@@ -46,7 +46,7 @@ def near_one(shape: Shape, dtype: torch.dtype) -> tuple[torch.Tensor]:
 SHORT: dict[str, Any] = {"shape": (1 << 20, 16), "variant": "short rows"}
 
 CASES = [
-    case("sum", None, passes=BACK, quick=True),
+    case("sum", None, passes=BACK, quick=True, scaling=tuple((1 << k,) for k in range(6, 25, 2))),
     case("sum", 1, passes=BACK),
     case("sum", 0, TWICE, passes=BACK, quick=True),
     case("sum", 1, **SHORT),

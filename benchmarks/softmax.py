@@ -27,11 +27,13 @@ def case(op: str, shape: tuple[int, ...], dim: int, variant: str, **settings: An
     return Case(op=op, shape=shape, variant=variant, **defaults | settings)
 
 
+ROWS = tuple((1 << k, 1024) for k in range(0, 15, 2))
+
 CASES = [
     each
     for op in ("softmax", "log_softmax")
     for each in (
-        case(op, (4096, 4096), 1, "", quick=op == "softmax"),
+        case(op, (4096, 4096), 1, "", quick=op == "softmax", scaling=ROWS if op == "softmax" else ()),
         case(op, (1 << 20, 16), 1, "short rows", quick=op == "softmax"),
         case(op, (4096, 4096), 0, "dim 0"),
         case(op, (4096, 4096), 1, "", dtype=torch.bfloat16, targets=HALF, quick=op == "softmax"),

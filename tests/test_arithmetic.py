@@ -251,6 +251,9 @@ def test_out() -> None:
         F.mul(x, y, out=torch.empty(4, 6, dtype=torch.int32))
     flags = torch.empty(4, 6)
     same(F.lt(x, y, out=flags), torch.lt(x, y, out=torch.empty(4, 6)))
+    for call in (lambda o: F.sub(x, y, out=o), lambda o: F.exp(x, out=o), lambda o: F.mul(x, y, out=o)):
+        with pytest.warns(UserWarning, match="resized"):
+            assert call(torch.empty(5)).shape == (4, 6)
 
 
 @pytest.mark.parametrize("name", BINARY)

@@ -18,9 +18,11 @@ void bind_unary(py::module_& m, const char* name, bool in_place) {
        out_op = handle<void(const Tensor&, const Tensor&)>(name, "out")](py::handle input, const py::object& out) {
         const Tensor x = tensor_argument(input, name, "input", 1);
         OptionalTensor result = out_argument(out, name);
-        const WithoutGil no_gil;
-        if (!result) return op.call(x);
-        out_op.call(x, *result);
+        if (!result) {
+          const WithoutGil no_gil;
+          return op.call(x);
+        }
+        without_gil_warning([&] { out_op.call(x, *result); });
         return *result;
       },
       py::arg("input"), py::kw_only(), py::arg("out") = py::none());
@@ -46,9 +48,11 @@ void bind_binary(py::module_& m, const char* name, bool in_place) {
         const Tensor a = tensor_or_number_argument(input, name, "input", 1);
         const Tensor b = tensor_or_number_argument(other, name, "other", 2);
         OptionalTensor result = out_argument(out, name);
-        const WithoutGil no_gil;
-        if (!result) return op.call(a, b);
-        out_op.call(a, b, *result);
+        if (!result) {
+          const WithoutGil no_gil;
+          return op.call(a, b);
+        }
+        without_gil_warning([&] { out_op.call(a, b, *result); });
         return *result;
       },
       py::arg("input"), py::arg("other"), py::kw_only(), py::arg("out") = py::none());
@@ -77,9 +81,11 @@ void bind_binary_alpha(py::module_& m, const char* name, bool in_place) {
         const Tensor b = tensor_or_number_argument(other, name, "other", 2);
         const Scalar s = scalar_argument(alpha, name, "alpha");
         OptionalTensor result = out_argument(out, name);
-        const WithoutGil no_gil;
-        if (!result) return op.call(a, b, s);
-        out_op.call(a, b, s, *result);
+        if (!result) {
+          const WithoutGil no_gil;
+          return op.call(a, b, s);
+        }
+        without_gil_warning([&] { out_op.call(a, b, s, *result); });
         return *result;
       },
       py::arg("input"), py::arg("other"), py::kw_only(), py::arg("alpha") = 1, py::arg("out") = py::none());

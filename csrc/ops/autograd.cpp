@@ -23,9 +23,11 @@ std::pair<BackwardFunction, uint64_t> unpack(int64_t plan) {
   return {reinterpret_cast<BackwardFunction>(bits & ((uint64_t(1) << kAddressBits) - 1)), bits >> kAddressBits};
 }
 
-struct Recorded : torch::autograd::Function<Recorded> {
-  static Gradients forward(AutogradContext* ctx, at::TensorList inputs, int64_t present, BackwardFunction backward,
-                           c10::function_ref<Step()> run) {
+// `Outputs` is a list of tensors, or one.
+template <class Outputs>
+struct Recorded : torch::autograd::Function<Recorded<Outputs>> {
+  static Outputs forward(AutogradContext* ctx, at::TensorList inputs, int64_t present, BackwardFunction backward,
+                         c10::function_ref<Step()> run) {
     Step step = [&] {
       const BelowAutograd below;
       return run();
@@ -45,7 +47,10 @@ struct Recorded : torch::autograd::Function<Recorded> {
       for (c10::IValue& v : step.values) values.push_back(std::move(v));
       ctx->saved_data["values"] = std::move(values);
     }
-    return std::move(step.outputs);
+    if constexpr (std::is_same_v<Outputs, at::Tensor>)
+      return std::move(step.outputs[0]);
+    else
+      return Gradients(step.outputs.begin(), step.outputs.end());
   }
 
   static Gradients backward(AutogradContext* ctx, const Gradients& grads) {
@@ -82,15 +87,27 @@ bool needs_recording(const char* op, at::TensorList inputs) {
   return requires_grad && c10::GradMode::is_enabled();
 }
 
-Gradients record(at::TensorList inputs, BackwardFunction backward, c10::function_ref<Step()> forward) {
+namespace {
+
+template <class Outputs>
+Outputs record_as(at::TensorList inputs, BackwardFunction backward, c10::function_ref<Step()> forward) {
   int64_t present = int64_t(1) << inputs.size();  // a bit an input, and one that marks their number
   for (size_t i = 0; i < inputs.size(); ++i)
     if (inputs[i].defined()) present |= int64_t(1) << i;
-  if (present == (int64_t(2) << inputs.size()) - 1) return Recorded::apply(inputs, present, backward, forward);
+  if (present == (int64_t(2) << inputs.size()) - 1) return Recorded<Outputs>::apply(inputs, present, backward, forward);
   Gradients defined;
   for (const at::Tensor& t : inputs)
     if (t.defined()) defined.push_back(t);
-  return Recorded::apply(at::TensorList(defined), present, backward, forward);
+  return Recorded<Outputs>::apply(at::TensorList(defined), present, backward, forward);
+}
+
+}  // namespace
+
+Gradients record(at::TensorList inputs, BackwardFunction backward, c10::function_ref<Step()> forward) {
+  return record_as<Gradients>(inputs, backward, forward);
+}
+at::Tensor record_one(at::TensorList inputs, BackwardFunction backward, c10::function_ref<Step()> forward) {
+  return record_as<at::Tensor>(inputs, backward, forward);
 }
 
 void check_in_place(const char* op, const at::Tensor& t) {

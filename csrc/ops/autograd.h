@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/ivalue.h>
 #include <c10/util/FunctionRef.h>
+#include <c10/util/SmallVector.h>
 
 namespace fastgrad::ops {
 
@@ -23,7 +24,7 @@ using BackwardFunction = Gradients (*)(const Saved&, const Gradients& grads);
 
 // What a forward step gives: its outputs, and what backward needs (inputs and outputs only).
 struct Step {
-  Gradients outputs;
+  c10::SmallVector<at::Tensor, 2> outputs;
   Gradients saved;
   std::vector<c10::IValue> values;
   bool in_place = false;                   // outputs[0] is inputs[0], modified
@@ -35,6 +36,8 @@ bool needs_recording(const char* op, at::TensorList inputs);
 
 // Runs `forward` below autograd and records it. Undefined inputs (absent optional tensors) are allowed.
 Gradients record(at::TensorList inputs, BackwardFunction backward, c10::function_ref<Step()> forward);
+// The same for an op of one output: cheaper.
+at::Tensor record_one(at::TensorList inputs, BackwardFunction backward, c10::function_ref<Step()> forward);
 
 using BelowAutograd = at::AutoDispatchBelowADInplaceOrView;
 

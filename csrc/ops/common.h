@@ -29,7 +29,7 @@ Dtype compute_dtype(at::ScalarType type);  // the arithmetic done for values of 
 Stream stream_of(c10::Device device);
 Number number(const at::Scalar& s);
 void check_status(const char* op, const Backend& backend, Status status);
-Tensor workspace_for(c10::Device device);      // undefined where the kernels want none
+Tensor workspace_for(c10::Device device);  // undefined where the kernels want none
 
 // pages.cpp: the memory of large CPU outputs.
 void place_output(const Tensor& output);  // moves a new tensor, before its first touch, to pages that are kept

@@ -168,7 +168,7 @@ void define_elementwise(torch::Library& m, const ElementwiseSpec& spec, const Di
           const BelowAutograd below;
           return op.call(in...);
         }
-        return record(inputs, d.backward, [&] { return make_step(d, inputs, op.call(in...), alpha_of(in...)); })[0];
+        return record_one(inputs, d.backward, [&] { return make_step(d, inputs, op.call(in...), alpha_of(in...)); });
       });
 
   const std::string keyword = arguments.find('*') == std::string::npos ? ", *" : "";

@@ -112,11 +112,11 @@ Tensor record_product(const char* name, const c10::TypedOperatorHandle<ProductSi
     const BelowAutograd below;
     return op.call(a, b);
   }
-  return record(inputs, backward, [&] {
+  return record_one(inputs, backward, [&] {
     Step step{{op.call(a, b)}, operands_to_save(a, b), {}};
     if (shapes) step.values = {a.sym_sizes(), b.sym_sizes()};
     return step;
-  })[0];
+  });
 }
 
 }  // namespace
@@ -144,7 +144,7 @@ Tensor linear_autograd(const Tensor& input, const Tensor& weight, const Optional
     return op.call(input, weight, bias, activation);
   }
   const Activation function = activation_named(activation);
-  return record(inputs, linear_backward_of(function), [&] {
+  return record_one(inputs, linear_backward_of(function), [&] {
     Step step{{op.call(input, weight, bias, activation)}, operands_to_save(input, weight), {}};
     if (function != Activation::none) step.saved.push_back(step.outputs[0]);
     const bool vector = weight.dim() == 1;
@@ -152,7 +152,7 @@ Tensor linear_autograd(const Tensor& input, const Tensor& weight, const Optional
     if (vector || (b.defined() && (b.dim() == 0 || b.sym_size(0) != weight.sym_size(0))))
       step.values = {vector, b.defined() ? c10::IValue(b.sym_sizes()) : c10::IValue()};
     return step;
-  })[0];
+  });
 }
 
 void define_product(torch::Library& m, const std::string& schema, ProductSignature* kernel, ProductOutSignature* out,

@@ -75,10 +75,10 @@ struct Family {
       const BelowAutograd below;
       return apply(input, dim, dtype);
     }
-    return record(input, &differentiate, [&]() -> Step {
+    return record_one(input, &differentiate, [&]() -> Step {
       const Tensor y = apply(input, dim, dtype);
       return {{y}, {y}, {dim, input.scalar_type()}};
-    })[0];
+    });
   }
 
   // With v the incoming gradient, y the output and <a, b> = sum(a b) along dim:
@@ -104,9 +104,9 @@ struct Family {
       const BelowAutograd below;
       return apply_backward(grad, output, dim, input_dtype);
     }
-    return record({grad, output}, &differentiate_backward, [&]() -> Step {
+    return record_one({grad, output}, &differentiate_backward, [&]() -> Step {
       return {{apply_backward(grad, output, dim, input_dtype)}, {grad, output}, {dim}};
-    })[0];
+    });
   }
 
   static void define(torch::Library& m) {

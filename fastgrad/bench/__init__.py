@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import importlib.util
+import os
 import sys
+import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -67,6 +69,8 @@ class _Run:
             for n in threads(options.threads, self.complain)
             for case in cases
         ]
+        if writes.get("plots"):
+            units += self._series(cases, units)
         if not units:
             self.complain("nothing to run")
             return 2
@@ -75,8 +79,8 @@ class _Run:
         seconds = options.seconds or (0.3 if options.quick else 1.0)
         records: list[dict[str, Any]] = []
         with Runner(backend, seconds, not options.no_compile, self.complain) as runner:
-            runner.check_compiler()
-            limits = {n: runner.limits(n) for n in dict.fromkeys(u.threads for u in units)}
+            runner.check(any(unit.device == "cpu" for unit in units))
+            limits = {n: runner.limits(n) for n in dict.fromkeys(u.threads for u in units if u.device == "cpu")}
             self._measure(runner, units, records)
         self._report(records, backend)
         everything = {
@@ -125,6 +129,21 @@ class _Run:
             self.console.print(report.means_table(these))
             self.console.print(report.below_table(these))
 
+    def _series(self, cases: list[Any], units: list[Any]) -> list[Any]:
+        """What the plots of scaling show, with size and with threads."""
+        from fastgrad.bench.run import Unit
+
+        scaling = [case for case in cases if case.scaling]
+        most = len(os.sched_getaffinity(0))
+        numbers = [n for n in (1, 2, 4, 8, 16, 32, 64, 128) if n < most] + [most]
+        every = 4 if self.options.quick else 1
+        series = [Unit(case.scaled(s), series="size") for case in scaling for s in case.scaling[::-every]]
+        if most == 1:
+            self.complain("one core: no plot of scaling with threads")
+        elif not self.options.quick:
+            series += [Unit(case.scaled(case.shape), "cpu", n, "threads") for case in scaling for n in numbers]
+        return series if any(unit.device == "cpu" for unit in units) else []
+
     def _list(self, cases: list[Any]) -> None:
         from fastgrad._tables import table
 
@@ -139,24 +158,34 @@ class _Run:
 
     def _writable(self) -> dict[str, Path]:
         """Where results go; what cannot be written is known before an hour is spent on measuring."""
-        wanted = {what: getattr(self.options, what) for what in ("json", "csv") if getattr(self.options, what)}
+        wanted = {what: path for what in ("json", "csv", "plots") if (path := getattr(self.options, what))}
+        if "plots" in wanted and importlib.util.find_spec("matplotlib") is None:
+            self.complain('no plots without matplotlib: run  pip install "fastgrad[bench]"')
+            del wanted["plots"]
         for what, path in list(wanted.items()):
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.open("a").close()
+                folder = path if what == "plots" else path.parent
+                folder.mkdir(parents=True, exist_ok=True)
+                if what == "plots":
+                    tempfile.TemporaryFile(dir=folder).close()
+                else:
+                    path.open("a").close()
             except OSError as error:
                 self.complain(f"--{what} {path}: {error.strerror}")
                 del wanted[what]
         return wanted
 
     def _write(self, everything: dict[str, Any], writes: dict[str, Path]) -> None:
-        from fastgrad.bench import report
+        from fastgrad.bench import plots, report
 
         if "json" in writes:
-            writes["json"].write_text(json.dumps(everything, indent=1) + "\n")
+            writes["json"].write_text(report.to_json(everything))
         if "csv" in writes:
             report.write_csv([r for r in everything["results"] if not r["series"]], writes["csv"])
-        for path in writes.values():
+        paths = [writes[what] for what in ("json", "csv") if what in writes]
+        if "plots" in writes:
+            paths += plots.write(everything, writes["plots"])
+        for path in paths:
             self.console.print(f"wrote {path}", soft_wrap=True)
 
 

@@ -61,7 +61,7 @@ Targets = Mapping[str, float]
 _DEFAULT = {"E": 1.0, "T": 1.0, "C": 1.0}
 # Of an elementwise op into a new tensor, and of a call on few elements.
 NEW = {"E": 2.5, "T": 1.0, "C": 1.0, "limit": 0.9}
-CALL = {which: {"call": 0.8e-6} for which in PASSES}
+CALL: Mapping[str, Targets] = {"forward": {"call": 0.8e-6}, "backward": {}, "forward+backward": {}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +92,8 @@ class Case:
     reference: bool = True  # theirs in float64 is what errors are measured against
     sizes: int | None = None  # how many sizes a shape has; None: at least one
     quick: bool = False  # also in --quick
+    scaling: tuple[Shape, ...] = ()  # shapes for the plot of scaling with size; without any, in no scaling plot
+    why: str = ""  # it is below its targets, where that is known
     family: str = ""
     index: int = -1  # in its family's list: how a worker process finds it again
     chosen: bool = False  # shape or dtype are the user's, and the targets therefore not meant
@@ -110,7 +112,11 @@ class Case:
 
     def quickly(self) -> Case:
         """Only the passes that targets are stated for."""
-        return replace(self, passes=tuple(p for p in self.passes if p in self.targets) or self.passes)
+        return replace(self, passes=tuple(p for p in self.passes if self.targets.get(p)) or self.passes)
+
+    def scaled(self, shape: Shape) -> Case:
+        """One pass, on a shape of a scaling plot."""
+        return replace(self.quickly(), shape=shape, passes=self.quickly().passes[:1])
 
     def targets_of(self, which: str) -> Targets:
         if self.chosen:

@@ -16,6 +16,7 @@ __all__ = ["measure", "step"]
 
 _BYTES = 64 << 20
 _MULTIPLY_ADDS = 2e8  # a few milliseconds
+_FEWEST = 1e5
 _ARITHMETIC = (torch.float32, torch.float64, torch.bfloat16)
 
 
@@ -47,6 +48,8 @@ def step(case: Case, traffic: dict[str, float], device: str) -> tuple[Callable[[
 
 
 def _multiply_adds(dtype: torch.dtype, count: float, device: str) -> tuple[Callable[[], Any], float] | None:
+    if count < _FEWEST:
+        return None  # the time of a call
     if device != "cpu" or not dtype.is_floating_point or not _C.multiply_adds(torch.float32, 1):
         return None
     arithmetic = _faster(torch.get_num_threads()) if dtype in (torch.bfloat16, torch.float16) else dtype

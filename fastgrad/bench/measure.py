@@ -45,7 +45,11 @@ class Session:
         self.timers: dict[str, dict[str, Timer]] = {}
         self.traffic: dict[str, dict[str, float]] = {}
         self.scale: dict[str, float] = {}  # how many times over the measured limit is meant
-        self.seeds: list[torch.Tensor] = []  # incoming gradients, one a set
+        result = case.theirs(*_detached(first))
+        self.single = isinstance(result, torch.Tensor)
+        # Incoming gradients, one a set.
+        self.seeds = [_like(_first(result)) for _ in self.sets] if set(case.passes) - set(FORWARD) else []
+        del result
         for which in case.passes:
             self._prepare(which, limit)
 
@@ -54,7 +58,8 @@ class Session:
         for name, call in list(self.calls.items()):
             try:
                 timers[name] = self._timer(which, call)
-                timers[name].timeit(1)  # the first call compiles
+                if name == "compile":
+                    timers[name].timeit(1)
             except Exception as error:
                 if name != "compile":
                     raise
@@ -79,21 +84,17 @@ class Session:
             names = ", ".join(f"a{i}" for i in range(len(work[0])))
             statement = f"{names}, = draw()\ny = f({names})" if names else "draw()\ny = f()"
         else:
-            for k, args in enumerate(self.sets):
+            for args, seed in zip(self.sets, self.seeds, strict=True):
                 leaves = _recording(case, args)
                 wanted = [leaves[i] for i in case.gradients]
-                out = _first(call(*leaves))
-                if k == len(self.seeds):
-                    self.seeds.append(torch.ones_like(out) if out.dim() == 0 else torch.rand_like(out))
-                seed = self.seeds[k]
-                work.append((out, wanted, seed) if which == "backward" else (*leaves, wanted, seed))
+                start = [_first(call(*leaves))] if which == "backward" else leaves
+                work.append((*start, wanted, seed))
+            names = ", ".join(f"a{i}" for i in range(len(work[0]) - 2))
             if which == "backward":
-                statement = "y, x, seed = draw()\nd = grad(y, x, seed, retain_graph=True)"
+                statement = f"{names}, x, seed = draw()\nd = grad({names}, x, seed, retain_graph=True)"
             else:
-                names = ", ".join(f"a{i}" for i in range(len(work[0]) - 2))
-                statement = f"{names}, x, seed = draw()\ny = first(f({names}))\nd = grad(y, x, seed)"
-        if which == "forward+backward" and isinstance(call(*work[0][:-2]), torch.Tensor):
-            statement = statement.replace("first(f(", "(f(")
+                result = f"f({names})" if self.single else f"first(f({names}))"
+                statement = f"{names}, x, seed = draw()\ny = {result}\nd = grad(y, x, seed)"
         scope = {"draw": itertools.cycle(work).__next__, "f": call, "grad": grad, "first": _first}
         return self._clocked(statement, scope)
 
@@ -117,8 +118,9 @@ class Session:
         """The most bytes that a call needs beyond its arguments, its result included."""
         if which == "step":
             return {}  # the model's gradients are older than the record of allocations
-        with _silent():
-            return {name: _peak(self.case, which, self.calls[name], self.sets[0]) for name in ("fastgrad", "torch")}
+        peak = _peak if self.device == "cpu" else _gpu_peak
+        calls = {name: _prepared(self.case, which, self.calls[name], self.sets[0]) for name in ("fastgrad", "torch")}
+        return {name: peak(call) for name, call in calls.items()}
 
     def errors(self, which: str) -> dict[str, float]:
         """The norm of the error over the norm of the results or gradients, against torch's float64."""
@@ -140,7 +142,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _arguments(case: Case, device: str) -> tuple[Any, ...]:
-    with torch.device(device):  # where random numbers are drawn
+    with torch.device(device):
         return case.args(case.shape, case.dtype)
 
 
@@ -153,6 +155,10 @@ def _recording(case: Case, args: Sequence[Any]) -> list[Any]:
     for i in case.gradients:
         fresh[i].requires_grad_()
     return fresh
+
+
+def _like(out: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(out) if out.dim() == 0 else torch.rand_like(out)
 
 
 def _double(a: Any) -> Any:
@@ -180,7 +186,9 @@ def _results(case: Case, which: str, call: Callable[..., Any], args: Sequence[An
         return _tensors(call(*_detached(args)))
     args = _recording(case, args)
     out = _first(call(*args))
-    seed = torch.ones(out.shape, dtype=out.dtype, device=out.device)
+    # The same incoming gradient for each contender, and for the reference in float64.
+    generator = torch.Generator(out.device).manual_seed(0)
+    seed = torch.rand(out.shape, generator=generator, device=out.device).to(case.dtype).to(out.dtype)
     return list(torch.autograd.grad(out, [args[i] for i in case.gradients], seed))
 
 
@@ -195,9 +203,10 @@ def _traffic(case: Case, which: str, args: Sequence[Any], call: Callable[..., An
     out = call(*_detached(args))
     arguments, results = _bytes(args), _bytes(out)
     first = _bytes(args[:1])
-    if case.out:
-        arguments -= results
-    gradients = _bytes([args[i] for i in case.gradients]) if which not in FORWARD else 0
+    if case.out and _first(out).data_ptr() != args[0].data_ptr():
+        arguments -= results  # out= is not read
+    # By our own gradients: that of a sum is one number, expanded.
+    gradients = _bytes(_results(case, which, case.ours, args)) if which not in FORWARD else 0
     incoming = results if which not in FORWARD and _first(out).dim() else 0
     flops = case.flops(case.shape) if case.flops else 0.0
     if which in FORWARD:
@@ -219,6 +228,47 @@ def _traffic(case: Case, which: str, args: Sequence[Any], call: Callable[..., An
     }
 
 
+def _prepared(case: Case, which: str, call: Callable[..., Any], args: Sequence[Any]) -> Callable[[], Any]:
+    """One pass, as a function; what it needs exists already."""
+    if which in FORWARD:
+        arguments = _detached(args)
+        return lambda: call(*arguments)
+    leaves = _recording(case, args)
+    wanted = [leaves[i] for i in case.gradients]
+    if which == "backward":
+        out = _first(call(*leaves))
+        seed = torch.ones_like(out)
+        return lambda: torch.autograd.grad(out, wanted, seed, retain_graph=True)
+
+    def both() -> Any:
+        result = call(*leaves)
+        return torch.autograd.grad(_first(result), wanted, torch.ones_like(_first(result)))
+
+    return both
+
+
+def _peak(call: Callable[[], Any]) -> int:
+    """The high-water mark of torch's allocations during a call, from the profiler's record of each of them."""
+    with _silent(), torch.profiler.profile(profile_memory=True) as profile:
+        result = call()
+    del result
+    now = most = 0
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
+def _gpu_peak(call: Callable[[], Any]) -> int:
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    result = call()
+    torch.cuda.synchronize()
+    del result
+    return torch.cuda.max_memory_allocated() - before
+
+
 @contextmanager
 def _silent() -> Iterator[None]:
     """Without standard error: torch's profiler prints from C++ when it starts and stops."""
@@ -230,24 +280,3 @@ def _silent() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def _peak(case: Case, which: str, call: Callable[..., Any], args: Sequence[Any]) -> int:
-    """The high-water mark of torch's allocations during a call, from the profiler's record of each of them."""
-    prepared = _detached(args) if which in FORWARD else _recording(case, args)
-    wanted = [prepared[i] for i in case.gradients] if which not in FORWARD else []
-    if which == "backward":
-        out = _first(call(*prepared))
-    with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        if which != "backward":
-            result = call(*prepared)
-            out = _first(result)
-        if which not in FORWARD:
-            result = torch.autograd.grad(out, wanted, torch.ones_like(out))
-    del result
-    now = most = 0
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
-    return most

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
 from fastgrad._tables import table
 from fastgrad.bench.statistics import geometric_mean
 
-__all__ = ["below_table", "main_table", "means", "means_table", "write_csv"]
+__all__ = ["below_rows", "below_table", "main_rows", "main_table", "means", "means_table", "to_json", "write_csv"]
 
 Record = dict[str, Any]
 _RATIOS = ("E", "T", "C")
@@ -21,8 +22,14 @@ _CAPTION = (
 
 
 def main_table(records: list[Record], title: str) -> Any:
+    columns, rows = main_rows(records)
+    return table(columns, rows, title=title, caption=_CAPTION, right=columns[4:])
+
+
+def main_rows(records: list[Record]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Columns and rows of the main table; the first four columns say what was measured."""
     columns = ("op", "shape", "dtype", "pass", "fastgrad", "±", "E", "T", "C", "limit", "memory", "error")
-    return table(columns, map(_row, records), title=title, caption=_CAPTION, right=columns[4:])
+    return columns, [_row(r) for r in records]
 
 
 def _row(r: Record) -> tuple[str, ...]:
@@ -98,10 +105,18 @@ def _percent(mean: dict[str, float]) -> str:
 
 def below_table(records: list[Record]) -> Any:
     """The cases below target, what was measured and what is wanted."""
-    missed = [r for r in records if r["below"]]
-    rows = [(*_row(r)[:4], "; ".join(f"{measured(r, n)} ({target(r, n)})" for n in r["below"])) for r in missed]
-    columns = ("op", "shape", "dtype", "pass", "measured (target)")
-    return table(columns, rows, title=f"Below target: {len(missed)} of {len(records)}")
+    rows = below_rows(records)
+    columns = ("op", "shape", "dtype", "pass", "measured (target)", "why")
+    return table(columns, rows, title=f"Below target: {len(rows)} of {len(records)}")
+
+
+def below_rows(records: list[Record]) -> list[tuple[str, ...]]:
+    """What was measured, what of it misses its target, and why."""
+    return [
+        (*_row(r)[:4], "; ".join(f"{measured(r, n)} ({target(r, n)})" for n in r["below"]), r["why"])
+        for r in records
+        if r["below"]
+    ]
 
 
 def measured(r: Record, name: str) -> str:
@@ -122,6 +137,13 @@ def target(r: Record, name: str) -> str:
     return f">= {value:.0%}" if name == "limit" else f">= {value:.3g}"
 
 
+def to_json(everything: dict[str, Any]) -> str:
+    """One line a record."""
+    records = ",\n".join(map(json.dumps, everything["results"]))
+    head = json.dumps({key: value for key, value in everything.items() if key != "results"}, indent=1)
+    return f'{head[:-2]},\n "results": [\n{records}\n]}}\n'
+
+
 def write_csv(records: list[Record], path: Path) -> None:
     """One line a record, with the medians."""
     columns = ["family", "op", "variant", "shape", "dtype", "pass", "device", "threads", "rounds"]
@@ -129,7 +151,7 @@ def write_csv(records: list[Record], path: Path) -> None:
         writer = csv.writer(file)
         contenders = [(kind, name) for kind in ("plain", "huge pages") for name in ("fastgrad", "torch", "compile")]
         writer.writerow(
-            [*columns, *(f"{name} ({kind}), s" for kind, name in contenders), "quartile, s", "quartile, s"]
+            [*columns, *(f"{name} ({kind}), s" for kind, name in contenders), "lower quartile, s", "upper quartile, s"]
             + [*_RATIOS, "limit", "memory", "torch's memory", "error", "torch's error", "below target"]
         )
         for r in records:

@@ -31,6 +31,8 @@ class Unit:
     @property
     def name(self) -> str:
         where = "" if self.device == "cpu" else f" {self.device}"
+        if self.threads > 1:
+            where += f" {self.threads} threads"
         return f"{self.case.title} {self.case.shape_name} {self.case.dtype_name}{where}"
 
 
@@ -53,14 +55,19 @@ class Runner:
             self.workers[kind] = Worker(kind, self.backend)
         return self.workers[kind]
 
-    def check_compiler(self) -> None:
-        """Leaves torch.compile out, with a line that says why, where it does not work."""
+    def check(self, cpu: bool) -> None:
+        """Leaves torch.compile out where it does not work, and says so; says also where T would mean nothing."""
         if self.compiled:
             try:
                 self.worker(PLAIN).call("compiles")
             except WorkerError as error:
                 self.compiled = False
                 self.complain(f"torch.compile does not work here, column C stays empty ({error})")
+        try:
+            if cpu and not self.worker(HUGE_PAGES).call("huge_pages"):
+                self.complain("torch gets no transparent huge pages on this machine: column T is another column E")
+        except WorkerError as error:
+            self.complain(f"whether torch gets transparent huge pages is unknown ({error})")
 
     def limits(self, threads: int) -> dict[str, float]:
         return self.worker(HUGE_PAGES).call("limits", threads)
@@ -90,7 +97,7 @@ class Runner:
                 answer = self.worker(kind).call("round", which)
                 spent += answer.pop("spent")
                 for name, seconds in answer.items():
-                    times[kind].setdefault(name, []).append(seconds)
+                    times[kind].setdefault(name, []).append(float(f"{seconds:.5g}"))
             rounds += 1
             most = max(_FEWEST if spent < 5 * self.seconds else 3, min(_MOST, int(self.seconds / spent * rounds)))
         memory, errors = {}, {}
@@ -119,8 +126,9 @@ class Runner:
             "memory": memory,
             "error": errors,
             "targets": dict(case.targets_of(which)),
+            "why": case.why,
         }
-        record["below"] = below(record, case)
+        record["below"] = below(record)
         return record
 
 
@@ -144,7 +152,7 @@ def _ratios(times: dict[str, dict[str, list[float]]]) -> dict[str, Spread]:
     return result
 
 
-def below(record: Record, case: Case) -> list[str]:
+def below(record: Record) -> list[str]:
     """The targets that a record misses."""
     missed = []
     for name, target in record["targets"].items():

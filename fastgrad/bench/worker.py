@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import warnings
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 __all__ = ["HUGE_PAGES", "PLAIN", "Worker", "WorkerError"]
@@ -89,8 +90,8 @@ def _serve(connection: Connection, backend: str) -> None:
             elif method == "limits":
                 torch.set_num_threads(*args)
                 answer = limits.measure(*args)
-            elif method == "compiles":
-                answer = _compiles()
+            elif method in _OF_THE_PROCESS:
+                answer = _OF_THE_PROCESS[method]()
             else:
                 answer = getattr(session, method)(*args)
             connection.send((False, answer))
@@ -106,6 +107,24 @@ def _compiles() -> bool:
     import torch
 
     return torch.compile(lambda x: x * 2 + 1)(torch.ones(64)).sum().item() == 192.0
+
+
+def _huge_pages() -> bool:
+    """Whether a large tensor of torch lies on huge pages here."""
+    import torch
+
+    before = _anonymous_huge_pages()
+    large = torch.ones(64 << 18)
+    return _anonymous_huge_pages() - before > large.nbytes // 2
+
+
+def _anonymous_huge_pages() -> int:
+    """Bytes of this process on huge pages."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages:"))
+
+
+_OF_THE_PROCESS = {"compiles": _compiles, "huge_pages": _huge_pages}
 
 
 def _settle_malloc() -> None:

@@ -124,6 +124,10 @@ void RowBuffers<T>::load(const RowTile& tile, int64_t begin, int64_t n, bool gat
       T* to = buffer_[s] + run.lane;
       const int64_t row = o.row_strides[0], item = size_of(o.dtype);
       if (o.element_stride == item && run.count > 1) {
+        // Rows one after the other: the next tile is fetched meanwhile, whose page the hardware does not foresee.
+        if (row == n * item)
+          for (int64_t line = 0; line < run.count * row; line += 64)
+            __builtin_prefetch(from + run.count * row + line, 0, 2);
         if (o.dtype == dtype_of<T>) {
           transpose(reinterpret_cast<const T*>(from), row / item, to, plan_.tile_rows, run.count, n);
           continue;

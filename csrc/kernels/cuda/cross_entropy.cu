@@ -25,6 +25,7 @@ __device__ __forceinline__ A share_of(const RowsArgs& a, int64_t c, Probability.
 template <bool Probabilities>
 struct CrossEntropy {
   static constexpr int kInputs = Probabilities ? 2 : 1, kStreamed = Probabilities ? 0b11 : 0b1;
+  static constexpr int kItems = Probabilities ? 16 : 32;
   static constexpr bool kSums = true;
   template <class A, class Row>
   __device__ __forceinline__ void run(Row& row, const RowsArgs& a, RowSums& sums) const {
@@ -64,7 +65,7 @@ struct CrossEntropy {
 template <bool Probabilities>
 struct CrossEntropyBackward {
   static constexpr int kInputs = Probabilities ? 2 : 1;
-  static constexpr int kStreamed = (Probabilities ? 0b11 : 0b1) | 1 << kGradInput;
+  static constexpr int kStreamed = (Probabilities ? 0b11 : 0b1) | 1 << kGradInput, kItems = 32;
   static constexpr bool kSums = false;
   template <class A, class Row>
   __device__ __forceinline__ void run(Row& row, const RowsArgs& a) const {

@@ -26,11 +26,15 @@ struct PackedOperands {
   } in[Inputs];
 };
 
+// Packs of each input that a thread loads before it computes.
+template <class T, int Inputs>
+constexpr int kPacksInFlight = Inputs * 16 / int(sizeof(T)) <= 8 ? 2 : 1;
+
 template <class T, class Out, class Formula, int Outputs, size_t... I>
 __global__ void __launch_bounds__(kMapThreads)
     map_packed(Formula f, const __grid_constant__ PackedOperands<T, Out, Outputs, sizeof...(I)> a) {
   using A = arithmetic_t<T>;
-  constexpr int kInputs = sizeof...(I), kPack = 16 / sizeof(T), kInFlight = 2;
+  constexpr int kInputs = sizeof...(I), kPack = 16 / sizeof(T), kInFlight = kPacksInFlight<T, kInputs>;
   constexpr int kTile = kMapThreads * kPack * kInFlight;
   const int64_t tile = int64_t(blockIdx.x) * kTile;
   const int t = int(threadIdx.x);
@@ -163,7 +167,7 @@ Status launch_packed(const MapArgs& a, const Formula& f) {
     const Operand& o = a.operand[Outputs + k];
     p.in[k] = {static_cast<const T*>(o.data), o.strides[0] == 0, math::value<arithmetic_t<T>>(o.immediate)};
   }
-  constexpr int64_t kTile = kMapThreads * (16 / int64_t(sizeof(T))) * 2;
+  constexpr int64_t kTile = kMapThreads * (16 / int64_t(sizeof(T))) * kPacksInFlight<T, int(sizeof...(I))>;
   return launch({ceil_div(a.numel, kTile), kMapThreads, a.stream}, &map_packed<T, Out, Formula, Outputs, I...>, f, p);
 }
 

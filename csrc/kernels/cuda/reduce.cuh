@@ -143,7 +143,7 @@ template <class A, int Inputs>
 constexpr int kItems = sizeof(A) == 8 || Inputs > 1 ? 8 : 16;
 
 template <class A, class Reducer, class Formula, size_t... I>
-__global__ void __launch_bounds__(kReduceThreads) reduce_first(Formula f, const __grid_constant__ ReducePlan p) {
+__global__ void __launch_bounds__(kReduceThreads, 1) reduce_first(Formula f, const __grid_constant__ ReducePlan p) {
   using W = wide_t<A>;
   using State = Partial<W, Reducer>;
   constexpr int kInputs = sizeof...(I), N = kItems<A, kInputs>;

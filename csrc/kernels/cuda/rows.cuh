@@ -1,10 +1,12 @@
-// The row engine: rows<Formula>(args) runs Formula::run(row, args) for every row on the GPU.
+// The row engine: rows<Formula>(args) runs Formula::run(row, args) for every row on the GPU. A formula names its
+// streamed operands (a bit mask; the inputs are 0 to kInputs - 1) and how many elements of a row a thread can hold
+// (kItems).
 //
 // Layout: a row belongs to a group of threads, in one of these ways, chosen by its length and strides.
-//   HeldRow, in a warp     1 to 32 neighbours, up to 32 (8) elements each in registers: several rows a block
-//   HeldRow, in a block    up to 512 threads, 32 (float64: 8) elements each in registers
-//   StreamedRow, along     a block reads the row anew for every pass
-//   StreamedRow, across    neighbours work on neighbouring rows, which lie densely in memory; 8 threads a row
+//   HeldRow, in a warp     1 to 32 neighbours, up to kItems (float64: 8) elements each in registers: several rows a
+//   block HeldRow, in a block    up to 512 threads, as many elements each in registers StreamedRow, along     a block
+//   reads the row anew for every pass StreamedRow, across    neighbours work on neighbouring rows, which lie densely in
+//   memory; 8 threads a row
 // So a row of up to 16384 (4096) elements is read once and written once. Accesses are of 16 bytes where all streamed
 // operands have one size of element and are dense and aligned. Dtypes are looked up at run time, once per pass; rows of
 // integers are streamed.
@@ -334,7 +336,7 @@ Status rows_typed(const RowsArgs& args, const Formula& f, int64_t* blocks = null
     p.lanes = kRowThreads / kAcrossRows;
     return run(&rows_streamed<A, Group::across, Formula>, kAcrossRows, kRowThreads);
   }
-  constexpr int kFew = 8, kMany = sizeof(A) == 8 ? kFew : 32;
+  constexpr int kFew = 8, kMany = sizeof(A) == 8 ? kFew : Formula::kItems;
   if (!layout.floats || n > kMany * kBlockThreads)
     return run(&rows_streamed<A, Group::block, Formula>, 1, kBlockThreads);
   if (n > 32 * kMany) return run(&rows_held<A, Group::block, Formula, kMany>, 1, int(ceil_div(n, kMany * 32)) * 32);

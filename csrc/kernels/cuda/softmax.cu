@@ -12,7 +12,7 @@ namespace {
 // Streams: x | y
 template <bool Log>
 struct Softmax {
-  static constexpr int kInputs = 1, kStreamed = 0b11;
+  static constexpr int kInputs = 1, kStreamed = 0b11, kItems = 32;
   static constexpr bool kSums = false;
   template <class A, class Row>
   __device__ __forceinline__ void run(Row& row, const RowsArgs&) const {
@@ -30,7 +30,7 @@ struct Softmax {
 // Streams: gradient, y | gradient of x
 template <bool Log>
 struct SoftmaxBackward {
-  static constexpr int kInputs = 2, kStreamed = 0b111;
+  static constexpr int kInputs = 2, kStreamed = 0b111, kItems = 32;
   static constexpr bool kSums = false;
   template <class A, class Row>
   __device__ __forceinline__ void run(Row& row, const RowsArgs&) const {

@@ -1,0 +1,85 @@
+"""Writes the figures of benchmarks/results/*.json into docs/performance.md, between its two markers.
+
+The files are what `fastgrad bench --json` writes; each becomes a section, in the order of their names.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from fastgrad.bench import report
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "performance.md"
+BEGIN, END = "<!-- figures: tools/performance_tables.py -->\n", "<!-- end of figures -->\n"
+
+
+def markdown(columns, rows, left=1):
+    """A table; the first columns are text."""
+    lines = [columns, [":--"] * left + ["--:"] * (len(columns) - left), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def section(path: Path) -> str:
+    everything = json.loads(path.read_text())
+    records = [r for r in everything["results"] if not r["series"]]
+    machine = everything["machine"]
+    counts = sorted({r["threads"] for r in records})
+    threads = ", ".join(map(str, counts)) + f" thread{'s' * (counts != [1])}"
+    title = f"{machine['gpu'] if records[0]['device'] == 'cuda' else machine['backend']}, {threads}"
+    caches = ", ".join(f"{level} {size}" for level, size in machine["caches"].items())
+    parts = [
+        f"### {title}\n",
+        f"{machine['cpu']}, {machine['cores']} cores, {caches}; torch {machine['torch']}, fastgrad "
+        f"{machine['fastgrad']} ({machine['build']}), {machine['date'][:10]}: `{machine['command']}`, "
+        f"`{path.relative_to(ROOT)}`.\n",
+    ]
+    for n, limits in everything["limits"].items():
+        listed = ", ".join(
+            f"{name.rpartition(', ')[0]} {v / 1e9:.0f} G{name[-6:].split()[-1]}" for name, v in limits.items()
+        )
+        parts.append(f"Limits with {n} thread{'s' * (n != '1')}: {listed}.\n")
+    parts += [means(records), table(records), missed(records)]
+    return "\n".join(parts)
+
+
+def means(records) -> str:
+    rows = [
+        [family, str(mean["rows"]), *(f"{mean[n]:.2f}" if n in mean else "" for n in "ETC"), percent(mean.get("limit"))]
+        for family, mean in report.means(records).items()
+    ]
+    return markdown(["geometric means", "rows", "E", "T", "C", "limit"], rows)
+
+
+def percent(value) -> str:
+    return "" if value is None else f"{value:.0%}"
+
+
+def table(records) -> str:
+    columns, rows = report.main_rows(records)
+    return f"<details><summary>All {len(rows)} rows</summary>\n\n{markdown(columns, rows, 4)}\n</details>\n"
+
+
+def missed(records) -> str:
+    rows = report.below_rows(records)
+    if not rows:
+        return "Every case meets its targets.\n"
+    columns = ["op", "shape", "dtype", "pass", "measured (target)", "why"]
+    return f"Below target, {len(rows)} of {len(records)}:\n\n{markdown(columns, rows, 6)}"
+
+
+def main() -> int:
+    files = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    before, found, rest = PAGE.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not found or not end:
+        print(f"{PAGE}: no markers to write between", file=sys.stderr)
+        return 1
+    figures = "\n".join(section(path) for path in files) or "No results are recorded yet.\n"
+    PAGE.write_text(f"{before}{BEGIN}\n{figures}\n{END}{after}")
+    print(f"{PAGE.relative_to(ROOT)}: {len(files)} result files")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
