@@ -44,8 +44,8 @@ def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("reduce_test", ("reduce", "reductions"), ("3000",), "address,undefined"),
         ("reduce_test", ("reduce", "reductions"), ("3000",), "thread"),
         ("gemm_test", ("matmul",), ("12",), "address"),
-        ("wgmma_test", (), (), "address,undefined"),
-        ("wgmma_test", (), (), "thread"),
+        ("wgmma_test", ("matmul",), (), "address,undefined"),
+        ("wgmma_test", ("matmul",), (), "thread"),
     ],
 )
 def test_kernels(
@@ -57,7 +57,7 @@ def test_kernels(
 
 @pytest.fixture(scope="module")
 def wgmma_test(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("wgmma"), "wgmma_test", (), "address")
+    return build(tmp_path_factory.mktemp("wgmma"), "wgmma_test", ("matmul",), "address")
 
 
 @pytest.mark.parametrize(

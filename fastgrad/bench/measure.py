@@ -20,6 +20,7 @@ from torch.utils.benchmark import Timer
 
 from fastgrad.bench import limits
 from fastgrad.bench.case import FORWARD, Case
+from fastgrad.bench.clock import clock
 
 __all__ = ["Session", "one_line"]
 
@@ -69,7 +70,7 @@ class Session:
         if limit and which != "step":
             step = limits.step(self.case, traffic, self.device)
             if step is not None:
-                timers["limit"] = Timer("y = f()", globals={"f": step[0]}, num_threads=self.threads)
+                timers["limit"] = self._clocked("y = f()", {"f": step[0]})
                 self.scale[which] = step[1]
         self.timers[which] = timers
 
@@ -95,7 +96,10 @@ class Session:
                 result = f"f({names})" if self.single else f"first(f({names}))"
                 statement = f"{names}, x, seed = draw()\ny = {result}\nd = grad(y, x, seed)"
         scope = {"draw": itertools.cycle(work).__next__, "f": call, "grad": grad, "first": _first}
-        return Timer(statement, globals=scope, num_threads=self.threads)
+        return self._clocked(statement, scope)
+
+    def _clocked(self, statement: str, scope: dict[str, Any]) -> Timer:
+        return Timer(statement, globals=scope, num_threads=self.threads, timer=clock(self.device))
 
     def round(self, which: str) -> dict[str, float]:
         """Seconds a call, of each contender, in another order each time; "spent" is what the round took."""

@@ -1,12 +1,15 @@
 // The Hopper matrix product on the emulator, without torch: its index maps, the order of its barriers, whole products
-// against sums in double, and, by argument, pipelines with one planted mistake each, which must show.
+// against sums in double, when gemm() chooses it, and, by argument, pipelines with one planted mistake each, which must
+// show.
 //   g++ -std=c++20 -O1 -DFASTGRAD_BACKEND_NAMESPACE=cuda_emulated -Icsrc/emulator tests/kernels/wgmma_test.cpp
-//       csrc/emulator/*.cpp -o wgmma_test && ./wgmma_test [mistake]
+//       csrc/emulator/*.cpp -x c++ csrc/kernels/cuda/matmul.cu -o wgmma_test && ./wgmma_test [mistake]
 //
 // Operands hold small integers, so products are exact and results must be equal to the last bit after one rounding.
 // Memory between the elements of an operand is NaN, c starts as NaN, and what lies between its rows and around it must
 // stay.
 #include "../../csrc/kernels/cuda/gemm_wgmma.cuh"
+
+#include "../../csrc/emulator/scheduler.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -14,6 +17,7 @@
 #include <random>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 using namespace fastgrad;
@@ -267,6 +271,24 @@ void check_refusals() {
   }));
 }
 
+// The emulated device has capability 9.0 and 4 multiprocessors; a thread has memory for products once it has used
+// wgmma.
+void check_choice() {
+  std::vector<bf16> a(256 * 200 + 8, from_float<bf16>(1)), b(200 * 256 + 8, from_float<bf16>(1)), c(256 * 256);
+  const auto chosen = [&](int64_t offset, int64_t n, Dtype dtype) {
+    GemmArgs g{};
+    g.m = 256, g.n = n, g.k = 200, g.batches = 1, g.dtype = dtype;
+    g.a = a.data() + offset, g.b = b.data(), g.c = c.data();
+    g.a_row = 400, g.a_col = 2, g.b_row = 512, g.b_col = 2, g.c_row = 512;
+    std::free(std::exchange(cuda_emulator::threads[kWarpgroup].products, nullptr));
+    EXPECT(gemm(g) == kSuccess);
+    EXPECT(dtype != Dtype::bf16 || convert<float>(c[255 * 256 + n - 1]) == 200);
+    return cuda_emulator::threads[kWarpgroup].products != nullptr;
+  };
+  EXPECT(chosen(0, 256, Dtype::bf16) && chosen(0, 250, Dtype::bf16) && chosen(8, 256, Dtype::f16));
+  EXPECT(!chosen(1, 256, Dtype::bf16) && !chosen(0, 63, Dtype::bf16) && !chosen(0, 256, Dtype::i16));
+}
+
 // One producer and one consumer warpgroup, 64 x 64 by 64 x 128 in 5 slices through 2 stages, right but for the mistake.
 enum class Mistake {
   none,
@@ -297,8 +319,8 @@ const char* const kMistakes[] = {"none",
                                  "not_initialized"};
 constexpr unsigned kPipelineA = 64 * kLine, kPipelineStage = kPipelineA + 128 * kLine;
 
-__global__ void pipeline(const __grid_constant__ CUtensorMap map_a, const __grid_constant__ CUtensorMap map_b, float* out,
-                         Mistake mistake) {
+__global__ void pipeline(const __grid_constant__ CUtensorMap map_a, const __grid_constant__ CUtensorMap map_b,
+                         float* out, Mistake mistake) {
   unsigned char* const shared = swizzled_shared();
   Barrier *const full = reinterpret_cast<Barrier*>(shared + 2 * kPipelineStage), *const empty = full + 2;
   if (threadIdx.x == 0 && mistake != Mistake::not_initialized)
@@ -382,6 +404,7 @@ int main(int argc, char** argv) {
     check_ring<1>(), check_ring<2>(), check_ring<4>(), check_ring<6>();
     check_pipeline(Mistake::none);
     check_refusals();
+    check_choice();
     check_products();
   }
   if (failures == 0) std::printf("ok\n");

@@ -131,7 +131,8 @@ inline PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
 // there is more than one batch dimension. False where the copy engine cannot read the view.
 inline bool encode_map(CUtensorMap* map, Dtype dtype, const TensorView& view, int box_outer) {
   const auto encoder = tensor_map_encoder();
-  constexpr int64_t kMost = int64_t(1) << 31, kFarthest = int64_t(1) << 40;  // coordinates are int32
+  constexpr int64_t kMost = (int64_t(1) << 31) - 512;  // coordinates are int32, also those a tile beyond the edge
+  constexpr int64_t kFarthest = int64_t(1) << 40;
   const auto fits = [](int64_t stride) { return stride > 0 && stride % 16 == 0 && stride < kFarthest; };
   if (!encoder || view.batch_dims > 3 || !is_aligned(view.data, 16) || view.inner >= kMost || view.outer >= kMost ||
       !fits(view.outer_stride))
