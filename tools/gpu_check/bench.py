@@ -107,7 +107,8 @@ def main() -> int:
                 print(problems[-1], flush=True)
             everything = {"results": records, "problems": problems, "not reached": late}
             options.json.write_text(json.dumps(everything, indent=1) + "\n")
-    options.json.write_text(json.dumps({"results": records, "problems": problems, "not reached": late}, indent=1) + "\n")
+    everything = {"results": records, "problems": problems, "not reached": late}
+    options.json.write_text(json.dumps(everything, indent=1) + "\n")
     print(f"{len(records)} measurements, {len(problems)} cases failed, {len(late)} not reached")
     return bool(problems) or not records
 
