@@ -97,7 +97,9 @@ def test_both_sides_compute_the_same(case: Case) -> None:
         for a, b in zip(ours, theirs, strict=True):
             assert a.shape == b.shape and a.dtype == b.dtype
             eps = torch.finfo(a.dtype).eps if a.is_floating_point() else 0
-            assert (a.double() - b.double()).norm() <= 4 * eps * b.double().norm()
+            # docs/numerics.md: the n - 1 roundings of a product spread like a random walk.
+            budget = 4 + 2 * math.sqrt(math.prod(case.shape)) if case.op == "prod" else 4
+            assert (a.double() - b.double()).norm() <= budget * eps * b.double().norm()
 
 
 # Measuring, in this process.
