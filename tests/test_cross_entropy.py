@@ -319,3 +319,17 @@ def test_reproducible(shape):
         return loss, nll, *torch.autograd.grad(loss + nll, x)
 
     check_reproducible(run)
+
+
+def test_autocast():
+    x, y = torch.randn(4, 5).bfloat16(), torch.randint(0, 5, (4,))
+    p = torch.rand(4, 5).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for ours, theirs, target in (
+            (G.cross_entropy, F.cross_entropy, y),
+            (G.cross_entropy, F.cross_entropy, p),
+            (G.nll_loss, F.nll_loss, y),
+        ):
+            a, b = ours(x, target), theirs(x, target)
+            assert a.dtype == b.dtype == torch.float32
+            torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-2)

@@ -277,8 +277,8 @@ TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
   implement(m, "nll_loss_backward", &nll_loss_backward_kernel, &nll_loss_backward_autograd);
   // torch's list has nll_loss and log_softmax, of which its cross_entropy is made: float32 inside and as the result,
   // from the tensors as they are.
-  define_autocast(m, "cross_entropy", Autocast::fp32_set_dtype);
-  define_autocast(m, "nll_loss", Autocast::fp32_set_dtype);
+  define_autocast(m, "cross_entropy", Autocast::fp32_set_dtype, Autocast::fp32);
+  define_autocast(m, "nll_loss", Autocast::fp32_set_dtype, Autocast::fp32);
 }
 
 }  // namespace

@@ -243,6 +243,7 @@ TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
   // As in torch's lists.
   for (const char* name : {"sum", "prod"}) define_autocast(m, name, Autocast::fp32_set_dtype);
   define_autocast(m, "logsumexp", Autocast::fp32);
+  define_cpu_autocast(m, "prod", Autocast::fp32);
 }
 
 }  // namespace
