@@ -5,6 +5,10 @@
 // arithmetic is used in place instead where that is as good: the tile kernel takes strides. Heights of panels are
 // evened out, so that no tile is nearly empty.
 //
+// Memory: a panel is packed just before its first use. While tiles are computed, they fetch the next panel of B, and
+// the next block of A before it is packed. Rows of B, each on a page of its own in a wide matrix, are packed for all
+// panels before the next rows are: a page is looked up once.
+//
 // Numerics: float16 and bfloat16 are widened while packing, summed in float32, rounded once. Blocks of k depend on k
 // alone, and are added in ascending order.
 //
@@ -17,6 +21,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "gemm_ahead.h"
 #include "gemm_finish.h"
 #include "gemm_pack.h"
 #include "parallel.h"
@@ -28,13 +33,14 @@ constexpr int64_t kGrain = 1 << 18;  // multiply-adds worth a piece of parallel 
 constexpr int64_t kWideRows = 1120;  // rows of float32 sums kept for a 16-bit C
 constexpr int64_t kFewRows = 280;    // of A, for which B is not worth packing
 constexpr int64_t kNear = 2048;      // bytes; rows further apart may compete for the same lines of L1
-constexpr int64_t kHugePage = 1 << 21;
+constexpr int64_t kPageBytes = 4096, kHugePage = 1 << 21;
+constexpr int64_t kHugeFrom = 1 << 16;    // bytes of a buffer worth a huge page: the packed operands are all over it
+constexpr int64_t kFetchBytes = 1 << 16;  // of B's block: less is near anyway
+constexpr int64_t kRowsAtOnce = 4;        // of B, packed for all panels
 
 template <class T>
 constexpr TileKernels<T> tile_kernels;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 // The size of each of the fewest equal blocks, multiples of `unit`, no larger than `most`.
 int64_t even_block(int64_t n, int64_t most, int64_t unit) { return round_up(ceil_div(n, ceil_div(n, most)), unit); }
 
@@ -46,11 +52,12 @@ struct Buffer {
   T* reserve(int64_t elements) {
     const int64_t needed = elements * sizeof(T);
     if (needed > bytes) {
+      const int64_t page = needed < kHugeFrom ? kPageBytes : kHugePage;
       std::free(data);
-      bytes = round_up(needed, needed < kHugePage ? 4096 : kHugePage);
-      data = std::aligned_alloc(needed < kHugePage ? 4096 : kHugePage, bytes);
+      bytes = round_up(needed, page);
+      data = std::aligned_alloc(page, bytes);
       if (!data) std::abort();
-      if (needed >= kHugePage) madvise(data, bytes, MADV_HUGEPAGE);
+      if (page == kHugePage) madvise(data, bytes, MADV_HUGEPAGE);
     }
     return static_cast<T*>(data);
   }
@@ -77,7 +84,7 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
   const bool wide_sums = !same && blocks_k > 1;
   const bool b_in_place = same && g.b.col == 1 && m1 - m0 <= kFewRows;
   // Packing A pays once its elements are far apart or are read for very many columns.
-  const int64_t in_place_columns = g.a.col == 1 ? 64 * NR : g.a.row == 1 ? 8 * NR : NR;
+  const int64_t in_place_columns = g.a.col == 1 ? 4 * NR : g.a.row == 1 ? 8 * NR : NR;
   const bool a_in_place = same && n1 - n0 <= in_place_columns;
   const bool strided = a_in_place && g.a.row != 1;
   const int64_t stride = g.a.row * int64_t(sizeof(T));
@@ -97,23 +104,36 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
       const int64_t kc = std::min(kc_most, g.k - pc);
       const bool first = pc == 0, last = pc + kc == g.k;
       const Matrix<S> b = g.b.at(pc, jc);
-      for (int64_t j = b_in_place ? nc / NR * NR : 0; j < nc; j += NR) {
-        const int64_t columns = std::min(NR, nc - j);
-        pack_panel(b.at(0, j).data, b.col, b.row, columns, round_up(columns, W), kc,
-                   packed_b + (b_in_place ? 0 : j * kc));
-      }
+      const auto pack_b = [&](int64_t p, int64_t rows, int64_t j) {
+        const int64_t columns = std::min(NR, nc - j), width = round_up(columns, W);
+        pack_panel(b.at(p, j).data, b.col, b.row, columns, width, rows,
+                   packed_b + (b_in_place ? 0 : j * kc) + p * width);
+      };
+      const bool b_by_rows = !b_in_place && b.col == 1;
+      for (int64_t p = 0; b_by_rows && p < kc; p += kRowsAtOnce)
+        for (int64_t j = 0; j < nc; j += NR) pack_b(p, std::min(kRowsAtOnce, kc - p), j);
+      const bool fetch = kc * nc * int64_t(sizeof(T)) > kFetchBytes;
       for (int64_t ic = m0; ic < m1; ic += mc_most) {
         const int64_t mc = std::min(mc_most, m1 - ic);
         const Matrix<S> a = g.a.at(ic, pc);
         const Panels panels(mc, height);
-        if (!a_in_place)
-          for (int64_t p = 0; p < panels.count; ++p)
-            pack_panel(a.at(panels.begin(p), 0).data, a.row, a.col, panels.size(p), panels.size(p), kc,
-                       packed_a + panels.begin(p) * kc);
+        Ahead next_a, next_b;
+        int64_t share_of_a = 0;
+        if (fetch && !a_in_place && ic + mc < m1) {
+          next_a = {a.at(mc, 0), std::min(mc_most, m1 - ic - mc), kc};
+          share_of_a = ceil_div(next_a.spots(), ceil_div(nc, NR) * panels.count);
+        }
         for (int64_t j = 0; j < nc; j += NR) {
           const int64_t columns = std::min(NR, nc - j), width = round_up(columns, W);
           if (last && g.bias)
             for (int64_t l = 0; l < columns; ++l) bias[l] = T(g.bias[(jc + j + l) * g.bias_stride]);
+          if (b_in_place ? columns < NR : !b_by_rows && ic == m0) pack_b(0, kc, j);
+          if (const int64_t next = std::min(NR, nc - j - NR); fetch && next > 0) {
+            if (b_in_place || (!b_by_rows && ic == m0))
+              next_b = {b.at(0, j + NR), kc, next};
+            else
+              next_b = {Matrix<T>{packed_b + (j + NR) * kc, round_up(next, W), 1}, kc, next};
+          }
           const T* b_panel = packed_b + (b_in_place ? 0 : j * kc);
           int64_t b_row = width;
           if constexpr (same)
@@ -130,11 +150,15 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
             } else if (wide_sums) {
               to = sums + (ic - m0 + i) * nc_most + j, to_row = nc_most, accumulate = !first;
             }
+            if (!a_in_place && j == 0) pack_panel(a.at(i, 0).data, a.row, a.col, rows, rows, kc, packed_a + i * kc);
             const T* a_panel = packed_a + i * kc;
             int64_t a_row = 1, a_col = rows;
             if constexpr (same)
               if (a_in_place) a_panel = a.at(i, 0).data, a_row = a.row, a_col = a.col;
-            kernels[rows - 1](kc, a_panel, a_row, a_col, b_panel, b_row, to, to_row, accumulate);
+            AheadList ahead;
+            if (fetch) ahead.fill(kc / kTouchEvery - rows, b_panel, next_b, next_a, share_of_a);
+            kernels[rows - 1](kc, a_panel, a_row, a_col, b_panel, b_row, to, to_row, accumulate,
+                              fetch ? ahead.list : nullptr);
             if (last && epilogue)
               finish(rows, columns, to, to_row, same && to == tile && !first, c, g.c_row, g.bias ? bias : nullptr);
             else if (same && to == tile)

@@ -24,9 +24,9 @@ template <class T>
 struct Blocking;
 #if defined(__AVX512F__)  // 32 registers: 28 hold C
 template <>
-struct Blocking<float> : Blocks<14, 2, 14 * 16, 384, 2048> {};
+struct Blocking<float> : Blocks<14, 2, 14 * 12, 768, 2048> {};
 template <>
-struct Blocking<double> : Blocks<14, 2, 14 * 12, 256, 1536> {};
+struct Blocking<double> : Blocks<14, 2, 14 * 8, 512, 1024> {};
 #elif defined(__aarch64__)  // 32 registers
 template <>
 struct Blocking<float> : Blocks<8, 3, 8 * 16, 256, 1536> {};
@@ -64,23 +64,29 @@ struct Product {
   Activation activation;
 };
 
+// Memory that will be wanted soon: `count` spots of kSpot bytes, `step` bytes apart.
+struct Touch {
+  const char* at;
+  int64_t step, count;
+};
+constexpr int64_t kSpot = 128;      // two cache lines, or parts of three
+constexpr int64_t kTouchEvery = 4;  // steps of k
+
 // c (+)= a @ b for a tile of MR rows and NV registers. Where A's rows are not adjacent, `Strided` takes a_row.
+//
+// With `ahead`, every few steps one spot is fetched: first of the tile's own rows of C, then of that list, whose last
+// entry never ends. Fetched in one burst they would keep the operands' own lines waiting.
 template <class T, int MR, int NV, bool Strided>
 void tile_kernel(int64_t k, const T* a, int64_t a_row, int64_t a_col, const T* b, int64_t b_row, T* c, int64_t c_row,
-                 bool accumulate) {
+                 bool accumulate, const Touch* ahead) {
   using V = Vec<T>;
   if (!Strided) a_row = 1;
   V sum[MR][NV];
 #pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
+  for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) {
-      sum[i][j] = V(T(0));
-      __builtin_prefetch(c + i * c_row + j * V::size, 1);
-    }
-  }
-#pragma GCC unroll 2
-  for (; k > 0; --k) {
+    for (int j = 0; j < NV; ++j) sum[i][j] = V(T(0));
+  const auto multiply_add = [&]() __attribute__((always_inline)) {
     V row[NV];
 #pragma GCC unroll 8
     for (int j = 0; j < NV; ++j) row[j] = V::load(b + j * V::size);
@@ -92,6 +98,22 @@ void tile_kernel(int64_t k, const T* a, int64_t a_row, int64_t a_col, const T* b
     }
     a += a_col;
     b += b_row;
+  };
+  if (ahead) {
+    Touch touch{reinterpret_cast<const char*>(c), c_row * int64_t(sizeof(T)), MR};
+    for (; k >= kTouchEvery; k -= kTouchEvery) {
+      __builtin_prefetch(touch.at);
+      __builtin_prefetch(touch.at + 64);
+      __builtin_prefetch(touch.at + kSpot - 1);
+      touch.at += touch.step;
+      if (--touch.count == 0) touch = *ahead++;
+#pragma GCC unroll 4
+      for (int s = 0; s < kTouchEvery; ++s) multiply_add();
+    }
+    for (; k > 0; --k) multiply_add();
+  } else {
+#pragma GCC unroll 2
+    for (; k > 0; --k) multiply_add();
   }
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i) {
@@ -105,7 +127,7 @@ void tile_kernel(int64_t k, const T* a, int64_t a_row, int64_t a_col, const T* b
 
 template <class T>
 using TileKernel = void (*)(int64_t k, const T* a, int64_t a_row, int64_t a_col, const T* b, int64_t b_row, T* c,
-                            int64_t c_row, bool accumulate);
+                            int64_t c_row, bool accumulate, const Touch* ahead);
 
 // tile_kernels<T>.of[strided][NV - 1][MR - 1]
 template <class T>
