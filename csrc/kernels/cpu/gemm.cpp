@@ -6,8 +6,8 @@
 // evened out, so that no tile is nearly empty.
 //
 // Memory: a panel is packed just before its first use. While tiles are computed, they fetch the next panel of B, and
-// the next block of A before it is packed. Rows of B, each on a page of its own in a wide matrix, are packed for all
-// panels before the next rows are: a page is looked up once.
+// the next block of A before it is packed. Rows of B and columns of A, each on a page of its own in a large matrix, are
+// packed for all panels before the next ones are, if they are contiguous: a page is looked up once.
 //
 // Numerics: float16 and bfloat16 are widened while packing, summed in float32, rounded once. Blocks of k depend on k
 // alone, and are added in ascending order.
@@ -36,7 +36,8 @@ constexpr int64_t kNear = 2048;      // bytes; rows further apart may compete fo
 constexpr int64_t kPageBytes = 4096, kHugePage = 1 << 21;
 constexpr int64_t kHugeFrom = 1 << 16;    // bytes of a buffer worth a huge page: the packed operands are all over it
 constexpr int64_t kFetchBytes = 1 << 16;  // of B's block: less is near anyway
-constexpr int64_t kRowsAtOnce = 4;        // of B, packed for all panels
+constexpr int64_t kLinesAtOnce = 4;       // of an operand, packed for all panels
+constexpr int64_t kConflict = 4096;       // bytes: lines of multiples of it share a set of L1, and few sets of L2
 
 template <class T>
 constexpr TileKernels<T> tile_kernels;
@@ -82,7 +83,8 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
   const int64_t kc_most = even_block(g.k, B::KC, 4), blocks_k = ceil_div(g.k, kc_most);
   const int64_t nc_most = even_block(n1 - n0, B::NC, NR), mc_most = even_block(m1 - m0, B::MC, MR);
   const bool wide_sums = !same && blocks_k > 1;
-  const bool b_in_place = same && g.b.col == 1 && m1 - m0 <= kFewRows;
+  const bool b_conflicts = g.b.row * int64_t(sizeof(T)) % kConflict == 0;
+  const bool b_in_place = same && g.b.col == 1 && m1 - m0 <= (b_conflicts ? MR : kFewRows);
   // Packing A pays once its elements are far apart or are read for very many columns.
   const int64_t in_place_columns = g.a.col == 1 ? 4 * NR : g.a.row == 1 ? 8 * NR : NR;
   const bool a_in_place = same && n1 - n0 <= in_place_columns;
@@ -92,7 +94,7 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
   const int64_t height = strided && stride > kNear && (stride & -stride) > kNear / 4 ? std::min<int64_t>(MR, 7) : MR;
 
   T* const packed_b = buffer_b.reserve<T>(kc_most * (b_in_place ? NR : nc_most) + W);
-  T* const packed_a = a_in_place ? nullptr : buffer_a.reserve<T>(mc_most * kc_most + W);
+  T* const packed_a = a_in_place ? nullptr : buffer_a.reserve<T>(mc_most * (kc_most + W));
   T* const sums = wide_sums ? buffer_sums.reserve<T>((m1 - m0) * nc_most) : nullptr;
   alignas(64) T tile[MR * NR], bias[NR];
   const FinishTile<T, S> merge = finish_for<T, S>(Activation::none), finish = finish_for<T, S>(g.activation);
@@ -109,14 +111,21 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
         pack_panel(b.at(p, j).data, b.col, b.row, columns, width, rows,
                    packed_b + (b_in_place ? 0 : j * kc) + p * width);
       };
-      const bool b_by_rows = !b_in_place && b.col == 1;
-      for (int64_t p = 0; b_by_rows && p < kc; p += kRowsAtOnce)
-        for (int64_t j = 0; j < nc; j += NR) pack_b(p, std::min(kRowsAtOnce, kc - p), j);
+      const bool b_at_once = !b_in_place && b.col == 1, a_at_once = !a_in_place && g.a.row == 1;
+      for (int64_t p = 0; b_at_once && p < kc; p += kLinesAtOnce)
+        for (int64_t j = 0; j < nc; j += NR) pack_b(p, std::min(kLinesAtOnce, kc - p), j);
       const bool fetch = kc * nc * int64_t(sizeof(T)) > kFetchBytes;
       for (int64_t ic = m0; ic < m1; ic += mc_most) {
         const int64_t mc = std::min(mc_most, m1 - ic);
         const Matrix<S> a = g.a.at(ic, pc);
         const Panels panels(mc, height);
+        const auto packed_panel = [&](int64_t p) { return packed_a + panels.begin(p) * kc + p * W; };
+        const auto pack_a = [&](int64_t k, int64_t columns, int64_t p) {
+          const int64_t rows = panels.size(p);
+          pack_panel(a.at(panels.begin(p), k).data, a.row, a.col, rows, rows, columns, packed_panel(p) + k * rows);
+        };
+        for (int64_t k = 0; a_at_once && k < kc; k += kLinesAtOnce)
+          for (int64_t p = 0; p < panels.count; ++p) pack_a(k, std::min(kLinesAtOnce, kc - k), p);
         Ahead next_a, next_b;
         int64_t share_of_a = 0;
         if (fetch && !a_in_place && ic + mc < m1) {
@@ -127,9 +136,9 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
           const int64_t columns = std::min(NR, nc - j), width = round_up(columns, W);
           if (last && g.bias)
             for (int64_t l = 0; l < columns; ++l) bias[l] = T(g.bias[(jc + j + l) * g.bias_stride]);
-          if (b_in_place ? columns < NR : !b_by_rows && ic == m0) pack_b(0, kc, j);
+          if (b_in_place ? columns < NR : !b_at_once && ic == m0) pack_b(0, kc, j);
           if (const int64_t next = std::min(NR, nc - j - NR); fetch && next > 0) {
-            if (b_in_place || (!b_by_rows && ic == m0))
+            if (b_in_place || (!b_at_once && ic == m0))
               next_b = {b.at(0, j + NR), kc, next};
             else
               next_b = {Matrix<T>{packed_b + (j + NR) * kc, round_up(next, W), 1}, kc, next};
@@ -150,8 +159,8 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
             } else if (wide_sums) {
               to = sums + (ic - m0 + i) * nc_most + j, to_row = nc_most, accumulate = !first;
             }
-            if (!a_in_place && j == 0) pack_panel(a.at(i, 0).data, a.row, a.col, rows, rows, kc, packed_a + i * kc);
-            const T* a_panel = packed_a + i * kc;
+            if (!a_in_place && !a_at_once && j == 0) pack_a(0, kc, p);
+            const T* a_panel = packed_panel(p);
             int64_t a_row = 1, a_col = rows;
             if constexpr (same)
               if (a_in_place) a_panel = a.at(i, 0).data, a_row = a.row, a_col = a.col;

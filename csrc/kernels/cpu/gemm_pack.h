@@ -2,8 +2,8 @@
 // so that the tile kernel reads it in sequence: to[k * width + lane]. Lanes beyond the operand's are 0.
 //
 // Where the lanes are adjacent in memory it is a copy; where k is, a transpose in registers, a square of V::size at a
-// time. A store may run past its panel's row: what it spoils is rewritten by the rows and panels that follow, so a
-// buffer of panels ends in one register of slack.
+// time. A store may run past its panel's row: what it spoils is rewritten by the rows that follow, so a panel ends in one
+// register of slack.
 #pragma once
 #include <utility>
 
