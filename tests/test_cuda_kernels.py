@@ -19,6 +19,7 @@ FLAGS = [
 ]
 
 pytestmark = [
+    pytest.mark.cpu,
     pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
     pytest.mark.skipif(fastgrad.active_backend() != fastgrad.backends()[0], reason="once is enough"),
 ]

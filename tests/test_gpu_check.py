@@ -16,7 +16,10 @@ import fastgrad
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tools/gpu_check.sh"
 
-pytestmark = pytest.mark.skipif(fastgrad.active_backend() != fastgrad.backends()[0], reason="once is enough")
+pytestmark = [
+    pytest.mark.cpu,
+    pytest.mark.skipif(fastgrad.active_backend() != fastgrad.backends()[0], reason="once is enough"),
+]
 
 
 def gpu_check(*arguments: str) -> subprocess.CompletedProcess[str]:
