@@ -44,6 +44,7 @@ def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         ("reduce_test", ("reduce", "reductions"), ("3000",), "address,undefined"),
         ("reduce_test", ("reduce", "reductions"), ("3000",), "thread"),
+        ("class_loss_test", ("cross_entropy", "nll_loss", "rows"), (), "address,undefined"),
         ("gemm_test", ("matmul",), ("12",), "address"),
         ("wgmma_test", ("matmul",), (), "address,undefined"),
         ("wgmma_test", ("matmul",), (), "thread"),
