@@ -18,8 +18,9 @@ from checks import EMULATED, ON_CUDA, PRETENDED, rand, run_debugging
 import fastgrad.functional as F
 from fastgrad.bench.case import Case, load
 
-pytestmark = pytest.mark.skipif(not ON_CUDA, reason="needs --device cuda, or pretended")
-on_a_gpu = pytest.mark.skipif(PRETENDED or not ON_CUDA, reason="needs a GPU")
+if not ON_CUDA:
+    pytest.skip("needs --device cuda, or pretended", allow_module_level=True)
+on_a_gpu = pytest.mark.skipif(PRETENDED, reason="needs a GPU")
 pretended = pytest.mark.skipif(not PRETENDED, reason="needs --device pretended")
 two_devices = pytest.mark.skipif(not PRETENDED and torch.cuda.device_count() < 2, reason="needs two GPUs")
 
