@@ -20,6 +20,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("backends", &ops::list_backends);
   m.def("active_backend", &ops::active_backend);
   m.def("force_backend", &ops::force_backend);
+  m.def("emulate_cuda", &ops::emulate_cuda);
   m.def("empty_cache", &ops::empty_cache);
   m.def("cached_bytes", &ops::cached_bytes);
   m.def("multiply_adds", &ops::multiply_adds);

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,7 +23,10 @@ EPS = {dtype: torch.finfo(dtype).eps for dtype in FLOATS}
 
 # Where the suite makes its tensors: pytest --device.
 ON_CUDA = torch.get_default_device().type == "cuda"
-EMULATED = fastgrad.active_backend() == "emulated" and not ON_CUDA
+PRETENDED = "pretended_gpu" in sys.modules
+EMULATED = PRETENDED or (fastgrad.active_backend() == "emulated" and not ON_CUDA)
+# Whether a class out of bounds or a probability above 1 raises: on CUDA it gives NaN, unless debugging.
+CHECKS_VALUES = not (ON_CUDA or EMULATED) or os.environ.get("FASTGRAD_DEBUG", "0") not in ("", "0")
 # What CUDA's kernels ask for besides their results.
 WORKSPACE = 1 << 20 if ON_CUDA or EMULATED else 0
 
@@ -38,6 +44,14 @@ def wide(x: torch.Tensor) -> Any:
 def narrow(x: Any) -> torch.Tensor:
     """Return an array of numpy's as a float64 tensor, rounded once."""
     return torch.from_numpy(np.asarray(x, dtype=np.float64)).to(torch.get_default_device())
+
+
+def as_without_a_default_device() -> Any:
+    """A context for calls of torch's losses.
+
+    Under a default device torch 2.13's l1_loss forgets its weight, and warnings name torch's file.
+    """
+    return torch._C.DisableTorchFunction()
 
 
 def allocated_by(f: Callable[[], Any]) -> tuple[Any, int]:
@@ -183,6 +197,26 @@ def _same(a: Any, b: Any) -> None:
         return
     assert a.dtype == b.dtype and a.shape == b.shape, (a.dtype, a.shape, b.dtype, b.shape)
     assert torch.equal(a.nan_to_num(0.5), b.nan_to_num(0.5)) if a.is_floating_point() else torch.equal(a, b)
+
+
+def run_debugging(code: str) -> str:
+    """What a program prints with FASTGRAD_DEBUG=1 and the suite's device; `import fastgrad.functional as F` is done."""
+    prologue = "import sys, torch\n"
+    if PRETENDED:
+        prologue += (
+            f"sys.path.insert(0, {os.path.dirname(__file__)!r})\nimport pretended_gpu\npretended_gpu.install()\n"
+        )
+    prologue += f"torch.set_default_device({torch.get_default_device().type!r})\nimport fastgrad.functional as F\n"
+    result = subprocess.run(
+        [sys.executable, "-c", prologue + code],
+        env=os.environ | {"FASTGRAD_DEBUG": "1", "FASTGRAD_BACKEND": fastgrad.active_backend()},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def check_reproducible(f: Callable[[], Any]) -> None:

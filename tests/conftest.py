@@ -1,4 +1,4 @@
-"""Every test starts from fresh, reproducible random numbers: --seed N repeats a run."""
+"""Fresh, reproducible random numbers for every test, and the device that the suite's tensors are on."""
 
 from __future__ import annotations
 
@@ -10,13 +10,40 @@ import torch
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=None, help="seed of the random inputs; default: a new one each run")
+    parser.addoption(
+        "--device",
+        default="cpu",
+        help="where the tests make their tensors: cpu, cuda, or pretended, CUDA tensors where there is no GPU, on the "
+        "emulator (pretended_gpu.py). Tests marked cpu are then left out.",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cpu: about the CPU, or makes its own tensors; left out with --device cuda")
     if config.getoption("--seed") is None:
         # Workers of pytest-xdist inherit the controller's seed.
         inherited = getattr(config, "workerinput", {}).get("seed")
         config.option.seed = random.randrange(2**31) if inherited is None else inherited
+    set_device(config.getoption("--device"))
+
+
+def set_device(name: str) -> None:
+    """Before any test is imported: checks.py asks where tensors are made. Workers of pytest-xdist come here too."""
+    if name == "pretended":
+        import pretended_gpu
+
+        pretended_gpu.install()
+        name = "cuda"
+    elif name.startswith("cuda") and not torch.cuda.is_available():
+        raise pytest.UsageError(
+            f"--device {name}: torch {torch.__version__} finds no GPU here; --device pretended needs none"
+        )
+    if name != "cpu":
+        try:
+            torch.set_default_device(name)
+            torch.empty(1)
+        except RuntimeError as error:
+            raise pytest.UsageError(f"--device {name}: {error}") from error
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -24,10 +51,22 @@ def pytest_configure_node(node: object) -> None:  # pytest-xdist
     node.workerinput["seed"] = node.config.option.seed  # type: ignore[attr-defined]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--device") == "cpu":
+        return
+    left_out = [item for item in items if item.get_closest_marker("cpu")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("cpu")]
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     import fastgrad
 
-    return f"fastgrad: backend {fastgrad.active_backend()}, --seed {config.getoption('--seed')}"
+    return (
+        f"fastgrad: --device {config.getoption('--device')}, CPU backend {fastgrad.active_backend()}, "
+        f"--seed {config.getoption('--seed')}"
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ from fastgrad.bench.run import Runner, Unit
 from fastgrad.bench.statistics import geometric_mean, ratios, spread
 from fastgrad.bench.worker import HUGE_PAGES, PLAIN, WorkerError
 
+pytestmark = pytest.mark.cpu
 ALL = list(cases.load())
 
 

@@ -21,6 +21,7 @@ from fastgrad.bench.run import below
 from fastgrad.bench.statistics import ratios
 from fastgrad.bench.worker import HUGE_PAGES, PLAIN
 
+pytestmark = pytest.mark.cpu
 ALL = list(cases.load())
 SMALLEST = ["--seconds", "0.01", "--no-compile"]
 

@@ -14,6 +14,8 @@ import torch
 import fastgrad
 from fastgrad.__main__ import info, main
 
+pytestmark = pytest.mark.cpu
+
 
 def test_info_in_a_process_of_its_own(tmp_path: Path) -> None:
     # A fresh process: this one may have loaded scikit-learn, which brings an OpenMP runtime of its own.

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from checks import (
+    CHECKS_VALUES,
     EPS,
     FLOATS,
     assert_accurate,
@@ -104,19 +105,6 @@ def test_seeds():
         torch.testing.assert_close(G.nll_loss(logp, y, reduction=reduction), expected)
 
 
-@pytest.mark.parametrize("bad", (7, -1, 4, 2**40, -(2**40)))
-@pytest.mark.parametrize("ours", (G.cross_entropy, G.nll_loss))
-def test_class_out_of_bounds(ours, bad):
-    with pytest.raises(IndexError, match=rf"Target {bad} is out of bounds.*position \[1\]"):
-        ours(torch.zeros(3, 4), torch.tensor([0, bad, bad]))
-    target = torch.zeros(2, 300, dtype=torch.long)
-    target[1, 257] = bad
-    with pytest.raises(IndexError, match=rf"Target {bad} is out of bounds.*position \[1, 257\]"):
-        ours(torch.zeros(2, 4, 300), target, reduction="sum")
-    with pytest.raises(IndexError, match=rf"Target {bad} is out of bounds"):
-        ours(torch.zeros(4), torch.tensor(bad), reduction="none")
-
-
 def test_uint8_target():
     x = rand((6, 5), torch.float32)
     y = torch.tensor([0, 1, 2, 3, 4, 0])
@@ -165,8 +153,12 @@ def test_empty():
             torch.testing.assert_close(loss, expected, equal_nan=True)
             loss.sum().backward()
             assert x.grad.shape == (0, 4)
-        with pytest.raises(IndexError):
-            ours(torch.zeros(3, 0), torch.zeros(3, dtype=torch.long))
+        no_class = torch.zeros(3, 0), torch.zeros(3, dtype=torch.long)
+        if CHECKS_VALUES:
+            with pytest.raises(IndexError):
+                ours(*no_class)
+        else:
+            assert ours(*no_class).isnan()
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -321,6 +313,7 @@ def test_reproducible(shape):
     check_reproducible(run)
 
 
+@pytest.mark.cpu
 def test_autocast():
     x, y = torch.randn(4, 5).bfloat16(), torch.randint(0, 5, (4,))
     p = torch.rand(4, 5).bfloat16()

@@ -19,6 +19,7 @@ FLAGS = [
 ]
 
 pytestmark = [
+    pytest.mark.cpu,
     pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
     pytest.mark.skipif(fastgrad.active_backend() != fastgrad.backends()[0], reason="once is enough"),
 ]
@@ -43,6 +44,7 @@ def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         ("reduce_test", ("reduce", "reductions"), ("3000",), "address,undefined"),
         ("reduce_test", ("reduce", "reductions"), ("3000",), "thread"),
+        ("class_loss_test", ("cross_entropy", "nll_loss", "rows"), (), "address,undefined"),
         ("gemm_test", ("matmul",), ("12",), "address"),
         ("wgmma_test", ("matmul",), (), "address,undefined"),
         ("wgmma_test", ("matmul",), (), "thread"),

@@ -20,6 +20,7 @@ from fastgrad import demo
 from fastgrad.demo import tasks, training
 from fastgrad.demo.csv_file import CsvError, read_csv
 
+pytestmark = pytest.mark.cpu
 PNG = b"\x89PNG\r\n\x1a\n"
 
 

@@ -11,6 +11,7 @@ from models import ROOT
 import fastgrad
 import fastgrad.functional as F
 
+pytestmark = pytest.mark.cpu
 DOCUMENTS = [
     "README.md",
     *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").glob("*.md"))),

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = [ROOT / "tests/kernels/emulator_test.cpp", *sorted((ROOT / "csrc/emulator").glob("*.cpp"))]
 
 pytestmark = [
+    pytest.mark.cpu,
     pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
     pytest.mark.skipif(fastgrad.active_backend() != fastgrad.backends()[0], reason="once is enough"),
 ]

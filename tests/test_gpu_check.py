@@ -16,7 +16,10 @@ import fastgrad
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tools/gpu_check.sh"
 
-pytestmark = pytest.mark.skipif(fastgrad.active_backend() != fastgrad.backends()[0], reason="once is enough")
+pytestmark = [
+    pytest.mark.cpu,
+    pytest.mark.skipif(fastgrad.active_backend() != fastgrad.backends()[0], reason="once is enough"),
+]
 
 
 def gpu_check(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -57,3 +60,14 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     for arguments in [(), ("--fast", str(tmp_path))]:
         result = gpu_check(*arguments)
         assert result.returncode == 2 and "usage" in result.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+@pytest.mark.parametrize(
+    ("device", "reason"), [("cuda", "finds no GPU here"), ("nonsense", "Expected one of cpu, cuda")]
+)
+def test_the_suite_refuses_a_device_that_is_not_there(device: str, reason: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", str(Path(__file__)), "--device", device]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"--device {device}: " in result.stderr and reason in result.stderr

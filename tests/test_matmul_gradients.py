@@ -173,6 +173,7 @@ def test_compile_dynamic_shapes() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
 def test_autocast(dtype: torch.dtype) -> None:
     x, w, b = (rand(s, torch.float32).requires_grad_() for s in ((2, 4, 5), (3, 5), (3,)))

@@ -12,6 +12,7 @@ import torch
 import fastgrad
 import fastgrad.functional as F
 
+pytestmark = pytest.mark.cpu
 MIB = 1 << 20
 
 

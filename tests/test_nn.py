@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from checks import CHECKS_VALUES, PRETENDED
 from models import Ops
 
 import fastgrad
@@ -120,6 +121,7 @@ def test_as_torch(name: str, kwargs: dict[str, Any], inputs: Callable[[], Argume
         torch.testing.assert_close(mine, reference)
 
 
+@pytest.mark.skipif(PRETENDED, reason="torch's storages of a pretended GPU are not copied in Python")
 @pytest.mark.parametrize(("name", "kwargs", "inputs", "op"), CASES, ids=IDS)
 def test_copies_and_pickles(name: str, kwargs: dict[str, Any], inputs: Callable[[], Arguments], op: str) -> None:
     ours, _ = _pair(name, kwargs)
@@ -159,8 +161,9 @@ def test_legacy_reduction_arguments(name: str) -> None:
 def test_bad_input_as_torch() -> None:
     with pytest.raises(RuntimeError):
         fastgrad.nn.Linear(4, 3)(torch.randn(2, 5))
-    with pytest.raises(IndexError):
-        fastgrad.nn.CrossEntropyLoss()(torch.randn(2, 3), torch.tensor([0, 3]))
+    if CHECKS_VALUES:
+        with pytest.raises(IndexError):
+            fastgrad.nn.CrossEntropyLoss()(torch.randn(2, 3), torch.tensor([0, 3]))
     with pytest.raises(ValueError, match="not a valid value for reduction"):
         fastgrad.nn.MSELoss(reduction="average")(torch.randn(2), torch.randn(2))
     with pytest.raises(IndexError):

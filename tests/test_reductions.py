@@ -357,6 +357,7 @@ def test_compile() -> None:
     check_compiles(lambda t: (F.argmax(t, 1), F.min(t, 0).indices), (x.detach(),))
 
 
+@pytest.mark.cpu
 def test_autocast() -> None:
     x = torch.randn(4, 5).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -14,6 +14,7 @@ from checks import (
     FLOATS,
     WORKSPACE,
     allocated_by,
+    as_without_a_default_device,
     assert_accurate,
     check_compiles,
     check_gradients,
@@ -111,7 +112,7 @@ def test_broadcasting_warns_as_torch(name: str) -> None:
         for reduction in REDUCTIONS:
             texts, results = [], []
             for f in (getattr(F, name), getattr(TF, name)):
-                with warnings.catch_warnings(record=True) as caught:
+                with warnings.catch_warnings(record=True) as caught, as_without_a_default_device():
                     warnings.simplefilter("always")
                     y = f(x, t, reduction=reduction)
                 texts.append([(str(w.message), w.category, w.filename) for w in caught])
@@ -149,19 +150,21 @@ def test_weight(name: str) -> None:
             results = []
             for f, d in ((ours, torch.float32), (theirs, torch.float32), (theirs, torch.float64)):
                 a, b, c = (v.detach().to(d).requires_grad_() for v in (x, t, w))
-                y = f(a, b, reduction=reduction, weight=c)
+                with as_without_a_default_device():
+                    y = f(a, b, reduction=reduction, weight=c)
                 results.append((y, *torch.autograd.grad(y, (a, b, c), torch.full_like(y, 0.5))))
             for o, th, ref in zip(*results, strict=True):
                 assert_accurate(o.detach(), th.detach(), ref.detach(), 4, scale=ref.abs().max().item())
     # The weight has the input's shape, and the target broadcasts against both.
     x, t, w = rand((4, 1), torch.float64), rand((3,), torch.float64), rand((4, 1), torch.float64, 0.5, 1)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), as_without_a_default_device():
         warnings.simplefilter("ignore")
         for reduction in REDUCTIONS:
             assert torch.allclose(*(getattr(f, name)(x, t, reduction=reduction, weight=w) for f in (F, TF)))
     for dtype in (*FLOATS, torch.int64):
-        args = (rand((9,), torch.float32), rand((9,), torch.float32))
-        results = [getattr(f, name)(*args, weight=torch.ones(9, dtype=dtype), reduction="none") for f in (F, TF)]
+        args, weight = (rand((9,), torch.float32), rand((9,), torch.float32)), torch.ones(9, dtype=dtype)
+        with as_without_a_default_device():
+            results = [getattr(f, name)(*args, weight=weight, reduction="none") for f in (F, TF)]
         assert results[0].dtype == results[1].dtype and torch.allclose(*results)
 
 
@@ -291,7 +294,7 @@ def test_bad_arguments(name: str) -> None:
         cases += [((x.bool(), t), {}), ((x, t.bool()), {}), ((x.bool(), t.bool()), {})]
     if name == "mse_loss":
         cases += [((x.long(), t.long()), {}), ((x.bool(), t.bool()), {}), ((x.cfloat(), t.cfloat()), {})]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), as_without_a_default_device():
         warnings.simplefilter("ignore")
         for args, kwargs in cases:
             check_same_error(
@@ -316,6 +319,7 @@ def test_forward_mode_is_refused() -> None:
             getattr(F, name)(fwad.make_dual(torch.ones(2), torch.ones(2)), torch.ones(2))
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16, torch.float32, torch.float64))
 def test_autocast(dtype: torch.dtype) -> None:
     x, t = rand((9,), dtype), rand((9,), dtype)

@@ -1,4 +1,4 @@
-"""Checks the rules between the layers (docs/design.md): includes, source lists, symbols, file sizes, stray paths."""
+"""Checks the rules between the layers (docs/design.md): includes, calls, source lists, symbols, file sizes, paths."""
 
 import re
 import subprocess
@@ -21,6 +21,10 @@ FORBIDDEN = [
     ("csrc/bindings", f"{CUDA}|{INTRINSICS}|.*kernels/(cpu|cuda|math)/", "bindings reach kernels through the glue"),
     ("csrc/ops", f"{CUDA}|{INTRINSICS}|.*kernels/(cpu|cuda|math)/", "the glue reaches kernels through a table"),
 ]
+# A launcher takes its stream and its memory from the caller and waits for nothing, so that graphs can capture it; there
+# are no atomics, so that sums have one order. What waits is for debugging.
+NOT_CAPTURED = r"cuda(Malloc|Free|Memcpy|Memset|Host|DeviceSync|EventSync|StreamSync|StreamCreate)\w*|atomic\w+(?=\()"
+WAITS = "csrc/kernels/cuda/table.cu"
 LONGEST = 400  # lines of a source file
 
 
@@ -41,6 +45,15 @@ def check_includes():
                     if include and re.match(pattern, include[1]):
                         yield f"{name(path)}:{number}: includes {include[1]}: {reason}"
                 break
+
+
+def check_calls():
+    for path in sources():
+        if name(path).startswith("csrc/kernels/cuda/") and name(path) != WAITS:
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                call = re.search(NOT_CAPTURED, line.split("//")[0])
+                if call:
+                    yield f"{name(path)}:{number}: calls {call[0]}"
 
 
 def check_lists():
@@ -94,7 +107,7 @@ def check_files():
 
 
 def main() -> int:
-    problems = [p for check in (check_includes, check_lists, check_symbols, check_files) for p in check()]
+    problems = [p for check in (check_includes, check_calls, check_lists, check_symbols, check_files) for p in check()]
     print(*problems, sep="\n", end="\n" if problems else "")
     print(f"check_layers: {len(problems) or 'no'} problem{'s' * (len(problems) != 1)} in {len(sources())} C++ sources")
     return bool(problems)

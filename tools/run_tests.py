@@ -1,5 +1,7 @@
 """Runs the Python suite on the installed fastgrad, once per backend of this machine, and prints each outcome.
 
+With the emulator there is one more, "pretended": CUDA tensors where there is no GPU (tests/pretended_gpu.py).
+
 Arguments are passed to pytest. Every backend gets the same seed, which is printed: --seed N repeats a run.
 FASTGRAD_TEST_BACKENDS="avx2 emulated" restricts the backends.
 """
@@ -15,12 +17,19 @@ ROOT = Path(__file__).parent.parent
 # pytest itself, not python -m pytest: that would put the checkout before the installed package.
 PYTEST = Path(sys.executable).with_name("pytest")
 
+PRETENDED = "pretended"
+
 
 def run(backend: str, arguments: list[str]) -> tuple[int, str]:
     """Streams pytest's output; returns its exit status and its closing line."""
     workers = len(os.sched_getaffinity(0))
     command = [str(PYTEST), "tests", "-q", "-n", str(workers), "--dist", "worksteal", *arguments]
-    environment = os.environ | {"FASTGRAD_BACKEND": backend, "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    if backend == PRETENDED:
+        command += ["--device", PRETENDED]
+        environment.pop("FASTGRAD_BACKEND", None)
+    else:
+        environment["FASTGRAD_BACKEND"] = backend
     closing = ""
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -31,10 +40,15 @@ def run(backend: str, arguments: list[str]) -> tuple[int, str]:
 
 
 def main() -> int:
+    import torch
+
     import fastgrad
 
     os.environ.pop("PYTHONPATH", None)
-    backends = os.environ.get("FASTGRAD_TEST_BACKENDS", "").split() or fastgrad.backends()
+    there_are = fastgrad.backends()
+    if "emulated" in there_are and not torch.version.cuda:
+        there_are.append(PRETENDED)
+    backends = os.environ.get("FASTGRAD_TEST_BACKENDS", "").split() or there_are
     arguments = sys.argv[1:]
     if not any(argument.startswith("--seed") for argument in arguments):
         arguments += ["--seed", str(random.randrange(2**31))]

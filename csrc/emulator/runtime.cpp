@@ -11,6 +11,7 @@ constexpr size_t kDefaultShared = 48 << 10, kMaxShared = 227 << 10;
 
 std::mutex one_grid;  // shared memory is static storage
 std::map<const void*, size_t> shared_allowed;
+bool streams_in_use = false;  // from then on, a launch without a stream is a mistake
 
 }  // namespace
 
@@ -32,6 +33,10 @@ cudaError_t run_grid(const cudaLaunchConfig_t& config, const void* kernel, const
   if (threads == 0 || threads > 1024 || block.z > 64 || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
       grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535 || config.dynamicSmemBytes > shared)
     return cudaErrorInvalidValue;
+  if (config.stream)
+    ++config.stream->launches, streams_in_use = true;
+  else if (streams_in_use)
+    return cudaErrorInvalidResourceHandle;
   run_blocks(grid, block, config.dynamicSmemBytes, body);
   return cudaSuccess;
 }
@@ -44,11 +49,17 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "no error";
     case cudaErrorInvalidValue:
       return "invalid argument";
+    case cudaErrorInvalidResourceHandle:
+      return "a launch without the stream";
     default:
       return "operation not supported";
   }
 }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {  // a launch returns when its grid has run
+  if (stream) ++stream->waits;
+  return cudaSuccess;
+}
 cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;

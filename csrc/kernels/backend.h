@@ -115,7 +115,7 @@ struct RowsArgs {
   Number parameter[3];
   int flags;         // of RowsFlags
   void* workspace;   // as in ReduceArgs
-  int64_t* bad_row;  // CPU: receives the first row whose class index is out of bounds, or -1. CUDA: null; NaN instead
+  int64_t* bad_row;  // receives the first row whose class index is out of bounds, or -1; may be null. Its loss is NaN
   Stream stream;
 };
 
@@ -224,6 +224,7 @@ struct GemmArgs {
 struct Backend {
   const char* name;
   const char* (*error_string)(Status);
+  Status (*synchronize)(Stream);  // waits for the kernels launched; null where a kernel has run when it returns
 #define FASTGRAD_FIELD(kernel, Args) Status (*kernel)(const Args&);
   FASTGRAD_KERNELS(FASTGRAD_FIELD)
 #undef FASTGRAD_FIELD

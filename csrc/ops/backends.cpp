@@ -55,15 +55,31 @@ std::atomic<const Backend*>& cpu_table() {
   return table;
 }
 
+#ifdef FASTGRAD_HAS_CUDA
+std::atomic<const Backend*> cuda_table = &cuda::table;
+#else
+std::atomic<const Backend*> cuda_table = nullptr;
+#endif
+
 }  // namespace
 
 const Backend& backend_for(c10::Device device) {
   if (device.is_cpu()) return *cpu_table().load(std::memory_order_relaxed);
-#ifdef FASTGRAD_HAS_CUDA
-  if (device.is_cuda()) return cuda::table;
-#endif
-  TORCH_CHECK_NOT_IMPLEMENTED(false, "fastgrad: this build has no kernels for device type ", device.type());
+  const Backend* table = device.is_cuda() ? cuda_table.load(std::memory_order_relaxed) : nullptr;
+  TORCH_CHECK_NOT_IMPLEMENTED(table, "fastgrad: this build has no kernels for device type ", device.type());
+  return *table;
 }
+
+void emulate_cuda() { cuda_table = find_cpu_table("emulated"); }
+
+bool debugging() {
+  static const bool on = [] {
+    const char* set = std::getenv("FASTGRAD_DEBUG");
+    return set && *set && std::string(set) != "0";
+  }();
+  return on;
+}
+bool checks_values(c10::Device device) { return !backend_for(device).synchronize || debugging(); }
 
 std::string active_backend() { return cpu_table().load()->name; }
 void force_backend(const std::string& name) { cpu_table().store(find_cpu_table(name)); }

@@ -50,15 +50,15 @@ Tensor call_bce_target_backward(const Tensor& grad, const Tensor& input, const T
 }
 
 bool is_nan(const Tensor& scalar) {
+  if (!scalar.is_cpu()) return std::isnan(scalar.item<double>());
   if (scalar.scalar_type() == at::kFloat) return std::isnan(*scalar.const_data_ptr<float>());
   if (scalar.scalar_type() == at::kDouble) return std::isnan(*scalar.const_data_ptr<double>());
   return std::isnan(scalar.item<double>());
 }
 
-// The kernel gives NaN where input or target is outside [0, 1], so that only then they are searched. On CUDA such
-// elements stay NaN: raising would cost a synchronization.
+// The kernel gives NaN where input or target is outside [0, 1], so that only then they are searched.
 void check_unit_interval(const Tensor& loss, const Tensor& input, const Tensor& target) {
-  if (!loss.is_cpu() || input.numel() == 0) return;
+  if (input.numel() == 0 || !checks_values(loss.device())) return;
   if (loss.dim() == 0 && input.dim() > 0 ? !is_nan(loss) : !counts_any(kBce, &Backend::count_nan, loss)) return;
   for (const auto& [tensor, name] : {std::pair(&input, "input"), std::pair(&target, "target")})
     TORCH_CHECK(!counts_any(kBce, &Backend::count_outside_unit_interval, *tensor), "all elements of ", name,

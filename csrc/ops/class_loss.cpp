@@ -109,8 +109,13 @@ Tensor ClassLoss::empty_gradient() const {
 
 void ClassLoss::run(Kernel<RowsArgs> kernel, RowsArgs& a) const {
   int64_t bad_row = -1;
-  if (input.is_cpu()) a.bad_row = &bad_row;
+  Tensor on_device;
+  if (checks_values(input.device())) {
+    if (!input.is_cpu()) on_device = at::empty({}, input.options().dtype(at::kLong));
+    a.bad_row = on_device.defined() ? on_device.mutable_data_ptr<int64_t>() : &bad_row;
+  }
   run_kernel(name, kernel, a, input.device());
+  if (on_device.defined()) bad_row = on_device.item<int64_t>();
   if (bad_row < 0) return;
   std::vector<int64_t> position(row_sizes.size());
   Tensor bad = target;

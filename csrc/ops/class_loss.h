@@ -28,7 +28,7 @@ struct ClassLoss {
   // An uninitialized loss, or a gradient of the input.
   Tensor empty_loss() const;
   Tensor empty_gradient() const;
-  // Runs a forward kernel; IndexError for a class that is out of bounds.
+  // Runs a forward kernel; IndexError for a class that is out of bounds, if checks_values.
   void run(Kernel<RowsArgs> kernel, RowsArgs& a) const;
 };
 

@@ -19,6 +19,11 @@ using OptionalTensor = std::optional<Tensor>;
 
 // backends.cpp: the table that serves a device; FASTGRAD_BACKEND, or force_backend, overrides the CPU's.
 const Backend& backend_for(c10::Device device);
+void emulate_cuda();  // the emulator serves CUDA tensors, whose memory a test has made the host's
+bool debugging();     // FASTGRAD_DEBUG=1
+// Whether values that a kernel finds unfit (a class out of bounds, a probability above 1) raise. On CUDA asking costs a
+// synchronization: there they give NaN, unless debugging().
+bool checks_values(c10::Device device);
 std::string active_backend();
 void force_backend(const std::string& name);
 std::vector<std::string> list_backends();
@@ -28,7 +33,7 @@ Dtype dtype_of(at::ScalarType type);       // raises NotImplementedError for wha
 Dtype compute_dtype(at::ScalarType type);  // the arithmetic done for values of this type
 Stream stream_of(c10::Device device);
 Number number(const at::Scalar& s);
-void check_status(const char* op, const Backend& backend, Status status);
+void check_status(const char* op, const Backend& backend, Status status, Stream stream);
 Tensor workspace_for(c10::Device device);  // undefined where the kernels want none
 
 // pages.cpp: the memory of large CPU outputs.
@@ -50,7 +55,7 @@ void run_kernel(const char* op, Kernel<Args> kernel, Args& args, c10::Device dev
     args.workspace = workspace.defined() ? workspace.mutable_data_ptr() : nullptr;
   }
   const Backend& backend = backend_for(device);
-  check_status(op, backend, (backend.*kernel)(args));
+  check_status(op, backend, (backend.*kernel)(args), args.stream);
 }
 
 template <class Signature>

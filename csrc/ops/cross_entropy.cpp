@@ -1,7 +1,6 @@
 // cross_entropy, nll_loss and their backward ops; second derivatives are composed of differentiable ops.
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/ones_like.h>
-#include <ATen/ops/where.h>
 
 #include "class_loss.h"
 #include "ops.h"
@@ -85,14 +84,15 @@ struct Composed {
   Tensor sum_q() const {
     if (probabilities) return sum_along(weight.defined() ? mul(smoothed(), weights_as_column()) : smoothed(), dim);
     const Tensor rows = input.dim() == 1 ? target.view(at::IntArrayRef()) : target, ignored = rows.eq(ignore_index);
-    const Tensor index = at::where(ignored, 0, rows).to(at::kLong);
+    const Tensor outside = rows.lt(0).logical_or(rows.ge(input.size(dim)));  // without an IndexError: see checks_values
+    const Tensor index = rows.masked_fill(ignored.logical_or(outside), 0).to(at::kLong);
     Tensor q = at::ones_like(index, input.options().dtype(type));
     if (weight.defined()) {
       const Tensor w = weight.to(type);
       q = add(mul(at::index_select(w, 0, index.reshape(-1)).view_as(index), 1 - smoothing), sum(w),
               smoothing / classes);
     }
-    return at::where(ignored, 0, q).unsqueeze(dim);
+    return q.masked_fill(outside, std::numeric_limits<double>::quiet_NaN()).masked_fill(ignored, 0).unsqueeze(dim);
   }
   // The gradient of each row's loss, keeping the class dimension.
   Tensor row_gradient(const Tensor& grad) const {

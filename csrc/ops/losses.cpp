@@ -254,7 +254,7 @@ Tensor loss_backward(const char* op, Kernel<MapArgs> kernel, const Tensor& grad,
 bool counts_any(const char* op, Kernel<ReduceArgs> kernel, const Tensor& input) {
   const Tensor count = at::empty({}, input.options().dtype(at::kDouble));
   run_sum(op, kernel, count, input.sizes(), input, compute_dtype(input.scalar_type()), {1, 1}, {0, 0});
-  return *count.const_data_ptr<double>() != 0;
+  return (count.is_cpu() ? *count.const_data_ptr<double>() : count.item<double>()) != 0;
 }
 
 void refuse_weight_gradient(const char* op, const char* argument, const OptionalTensor& weight) {

@@ -26,8 +26,7 @@ Tensor loss_backward(const char* op, Kernel<MapArgs> kernel, const Tensor& grad,
 // What loss_backward multiplies a gradient with.
 double loss_scale(const Tensor& input, const Tensor& target, int64_t reduction);
 
-// Whether a kernel of one input finds something to count in it (on the CPU; a test that cost a device synchronization
-// is not made elsewhere).
+// Whether a kernel of one input finds something to count in it. Waits for the device: ask checks_values first.
 bool counts_any(const char* op, Kernel<ReduceArgs> kernel, const Tensor& input);
 
 void refuse_weight_gradient(const char* op, const char* argument, const OptionalTensor& weight);

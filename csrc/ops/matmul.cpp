@@ -264,7 +264,7 @@ void check_bias(const Tensor& bias, const Matrices& a, const Matrices& b) {
   TORCH_CHECK(a.tensor.dim() == 1 || b.tensor.dim() == 2, "mat2 must be a matrix, got 1-D tensor");
   TORCH_CHECK(bias.scalar_type() == a.tensor.scalar_type(), "self and mat2 must have the same dtype, but got ",
               bias.scalar_type(), " and ", a.tensor.scalar_type());
-  TORCH_CHECK(bias.device() == a.tensor.device(), "fastgrad::linear: expected bias on ", a.tensor.device(),
+  TORCH_CHECK(bias.device() == a.tensor.device(), "fastgrad::linear: expected bias on device ", a.tensor.device(),
               ", but got it on ", bias.device());
   TORCH_CHECK_NOT_IMPLEMENTED(bias.dim() <= 1, "fastgrad::linear does not support a bias of ", bias.dim(),
                               " dimensions");

@@ -61,7 +61,9 @@ Number number(const at::Scalar& s) {
   return {double(i), i};
 }
 
-void check_status(const char* op, const Backend& backend, Status status) {
+void check_status(const char* op, const Backend& backend, Status status, Stream stream) {
+  // A kernel may fail after its launch, and would be reported by whatever runs next.
+  if (status == kSuccess && backend.synchronize && debugging()) status = backend.synchronize(stream);
   TORCH_CHECK_NOT_IMPLEMENTED(status != kUnsupported, "fastgrad::", op, " does not support this dtype on ",
                               backend.name);
   TORCH_CHECK(status == kSuccess, "fastgrad::", op, ": the ", backend.name,
@@ -69,7 +71,7 @@ void check_status(const char* op, const Backend& backend, Status status) {
 }
 
 Tensor workspace_for(c10::Device device) {
-  if (device.is_cpu() && active_backend() != "emulated") return {};
+  if (!backend_for(device).synchronize) return {};
   return at::empty({kWorkspaceBytes}, at::TensorOptions().dtype(at::kByte).device(device));
 }
 

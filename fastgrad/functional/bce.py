@@ -35,7 +35,7 @@ def binary_cross_entropy(
     Raises:
         ValueError: the shapes differ, or an unknown `reduction`.
         RuntimeError: the dtypes differ, `weight` does not broadcast or requires grad, or an element of `input` or
-            `target` is outside [0, 1] (on CUDA such an element gives NaN).
+            `target` is outside [0, 1] (on CUDA such an element gives NaN, unless FASTGRAD_DEBUG=1).
         NotImplementedError: `input` is not floating point.
     """
     code = reduction_code(size_average, reduce, reduction)

@@ -46,7 +46,8 @@ def cross_entropy(
     Half-precision logits are computed in float32; sums over rows are accumulated in float64.
 
     Raises:
-        IndexError: a class index is neither in [0, C) nor `ignore_index`; the message has it and its position.
+        IndexError: a class index is neither in [0, C) nor `ignore_index`; the message has it and its position. On CUDA
+            its row's loss and gradient are NaN instead, unless FASTGRAD_DEBUG=1.
         ValueError: the batch sizes differ, or `reduction` is another string.
         RuntimeError: another mismatch of shapes, dtypes or devices, or `label_smoothing` outside [0, 1].
         NotImplementedError: `input` is not floating point.
@@ -76,7 +77,8 @@ def nll_loss(
         reduction: "none", "mean" or "sum".
 
     Raises:
-        IndexError: a class index is neither in [0, C) nor `ignore_index`; the message has it and its position.
+        IndexError: a class index is neither in [0, C) nor `ignore_index`; the message has it and its position. On CUDA
+            its row's loss and gradient are NaN instead, unless FASTGRAD_DEBUG=1.
         ValueError: the batch sizes differ, or `reduction` is another string.
         RuntimeError: another mismatch of shapes, dtypes or devices.
         NotImplementedError: `input` is not floating point.

@@ -3,6 +3,7 @@
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 static const char* error_string(Status status) { return status == kUnsupported ? "unsupported dtype" : "failed"; }
+static constexpr Status (*synchronize)(Stream) = nullptr;
 }  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE
 
 #include "../table.inc"

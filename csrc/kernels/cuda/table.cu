@@ -5,6 +5,7 @@
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 static const char* error_string(Status status) { return cudaGetErrorString(cudaError_t(status)); }
+static Status synchronize(Stream stream) { return cudaStreamSynchronize(static_cast<cudaStream_t>(stream)); }
 }  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE
 
 #include "../table.inc"
