@@ -206,6 +206,15 @@ def test_targets() -> None:
     assert below(record | {"targets": {"C": 2.0}, "ratios": {}}) == []  # not measured
 
 
+def test_reasons() -> None:
+    at = {"median": 0.75, "low": 0.7, "high": 0.8}
+    missed = record_of(ALL[0], below=["E", "T"], targets={"E": 2.1, "T": 1.9})
+    missed["ratios"] = missed["ratios"] | {"limit": at}  # 1.5 at three quarters of the limit: 2 at most
+    assert report.why(missed) == "this machine's limit allows no more than E 2"
+    assert report.why(missed | {"why": "known"}) == "known; this machine's limit allows no more than E 2"
+    assert report.why(missed | {"ratios": {"E": at, "T": at}}) == ""
+
+
 def test_tables() -> None:
     from fastgrad._tables import render
 

@@ -45,13 +45,16 @@ class Pages {
     size = (size + kPage - 1) / kPage * kPage;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      for (auto b = free_.rbegin(); b != free_.rend(); ++b)
-        if (b->size >= size && b->size - size <= size / 8) {
-          const Block block = *b;
-          free_.erase(std::next(b).base());
-          free_bytes_ -= block.size;
-          return block;
-        }
+      // The best fit, of equal ones the most recent: its pages may still be in the cache.
+      auto best = free_.end();
+      for (auto b = free_.begin(); b != free_.end(); ++b)
+        if (b->size >= size && b->size - size <= size / 16 && (best == free_.end() || b->size <= best->size)) best = b;
+      if (best != free_.end()) {
+        const Block block = *best;
+        free_.erase(best);
+        free_bytes_ -= block.size;
+        return block;
+      }
     }
     Block block = map(size);
     if (!block.data) {

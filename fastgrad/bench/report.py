@@ -113,10 +113,21 @@ def below_table(records: list[Record]) -> Any:
 def below_rows(records: list[Record]) -> list[tuple[str, ...]]:
     """What was measured, what of it misses its target, and why."""
     return [
-        (*_row(r)[:4], "; ".join(f"{measured(r, n)} ({target(r, n)})" for n in r["below"]), r["why"])
+        (*_row(r)[:4], "; ".join(f"{measured(r, n)} ({target(r, n)})" for n in r["below"]), why(r))
         for r in records
         if r["below"]
     ]
+
+
+def why(r: Record) -> str:
+    """What is known of the case, and which of its targets are out of reach: the limit allows ratio / share of limit."""
+    share = r["ratios"].get("limit", {}).get("median", 0.0)
+    allowed = {n: r["ratios"][n]["median"] / min(share, 1.0) for n in r["below"] if n in ("E", "T", "C") and share > 0}
+    beyond = [f"{n} {value:.3g}" for n, value in allowed.items() if value < r["targets"][n]]
+    reasons = [r["why"]] if r["why"] else []
+    if beyond:
+        reasons.append("this machine's limit allows no more than " + ", ".join(beyond))
+    return "; ".join(reasons)
 
 
 def measured(r: Record, name: str) -> str:

@@ -8,7 +8,7 @@ constexpr int64_t kAhead = 4096;  // elements
 
 // The loops of contiguous runs of 16-bit floats, where the ISA converts registers at once.
 template <class T, class S>
-FASTGRAD_INLINE void load_contiguous(T* __restrict to, const S* __restrict from, int64_t n) {
+FASTGRAD_INLINE void load_contiguous(T* __restrict to, const S* __restrict from, int64_t n, bool prefetch) {
   int64_t i = 0;
 #if defined(__AVX512F__)
   if constexpr (std::is_same_v<S, f16> && std::is_same_v<T, float>)
@@ -16,7 +16,7 @@ FASTGRAD_INLINE void load_contiguous(T* __restrict to, const S* __restrict from,
       _mm512_storeu_ps(to + i, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i))));
   if constexpr (std::is_same_v<S, bf16> && std::is_same_v<T, float>)
     for (; i + 32 <= n; i += 32) {
-      __builtin_prefetch(from + i + kAhead, 0, 2);
+      if (prefetch) __builtin_prefetch(from + i + kAhead, 0, 2);
       for (int h = 0; h < 32; h += 16)
         _mm512_storeu_si512(
             to + i + h,
@@ -46,8 +46,8 @@ FASTGRAD_INLINE void store_contiguous(const T* __restrict from, S* __restrict to
 }
 
 template <class T, class S>
-void load_typed(T* __restrict to, const char* __restrict from, int64_t stride, int64_t n) {
-  if (stride == sizeof(S)) return load_contiguous(to, reinterpret_cast<const S*>(from), n);
+void load_typed(T* __restrict to, const char* __restrict from, int64_t stride, int64_t n, bool prefetch) {
+  if (stride == sizeof(S)) return load_contiguous(to, reinterpret_cast<const S*>(from), n, prefetch);
   if (stride == 0) {
     const T x = T(*reinterpret_cast<const S*>(from));
     for (int64_t i = 0; i < n; ++i) to[i] = x;
@@ -76,11 +76,11 @@ void store_typed(const T* __restrict from, char* __restrict to, int64_t stride, 
   CASE(b8, b8)
 
 template <class T>
-void load_run(Dtype dtype, T* to, const char* from, int64_t stride, int64_t n) {
+void load_run(Dtype dtype, T* to, const char* from, int64_t stride, int64_t n, bool prefetch) {
   switch (dtype) {
 #define FASTGRAD_CASE(name, S) \
   case Dtype::name:            \
-    return load_typed<T, S>(to, from, stride, n);
+    return load_typed<T, S>(to, from, stride, n, prefetch);
     FASTGRAD_DTYPES(FASTGRAD_CASE)
 #undef FASTGRAD_CASE
   }
@@ -97,7 +97,7 @@ void store_run(Dtype dtype, const T* from, char* to, int64_t stride, int64_t n) 
 }
 
 #define FASTGRAD_INSTANTIATE(T)                                        \
-  template void load_run<T>(Dtype, T*, const char*, int64_t, int64_t); \
+  template void load_run<T>(Dtype, T*, const char*, int64_t, int64_t, bool); \
   template void store_run<T>(Dtype, const T*, char*, int64_t, int64_t);
 FASTGRAD_INSTANTIATE(float)
 FASTGRAD_INSTANTIATE(double)

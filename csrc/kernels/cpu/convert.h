@@ -10,9 +10,9 @@
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
 // to[i] = T(*(S*)(from + i * stride)), strides in bytes, S named by `dtype`.
-// The two runs do not overlap.
+// The two runs do not overlap. `prefetch`: whether what follows in memory is fetched meanwhile.
 template <class T>
-void load_run(Dtype dtype, T* to, const char* from, int64_t stride, int64_t n);
+void load_run(Dtype dtype, T* to, const char* from, int64_t stride, int64_t n, bool prefetch = true);
 template <class T>
 void store_run(Dtype dtype, const T* from, char* to, int64_t stride, int64_t n);
 

@@ -6,6 +6,8 @@
 // Parallel scheme: every thread runs its share of the chains' steps.
 #include "../peak.h"
 
+#include <algorithm>
+
 #include "parallel.h"
 #include "simd.h"
 
@@ -13,13 +15,14 @@ namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
 constexpr int kChains = 12;  // more than latency times throughput of any of these CPUs; fits SSE2's 16 registers
-constexpr int kPieces = 240;
+constexpr int64_t kMostPieces = 240, kPieceSteps = 2000;  // a piece's start must not count
 
 template <class F>
 double shared(double count, int64_t per_step, const F& run) {
-  const int64_t steps = int64_t(count / kPieces / per_step) + 1;
-  parallel_for(0, kPieces, 1, [&](int64_t b, int64_t e) { run(steps * (e - b)); });
-  return double(steps) * kPieces * per_step;
+  const int64_t pieces = std::clamp<int64_t>(int64_t(count / per_step) / kPieceSteps, 2, kMostPieces);
+  const int64_t steps = int64_t(count / pieces / per_step) + 1;
+  parallel_for(0, pieces, 1, [&](int64_t b, int64_t e) { run(steps * (e - b)); });
+  return double(steps) * pieces * per_step;
 }
 
 template <class T>

@@ -108,6 +108,7 @@ void RowBuffers<T>::load(const RowTile& tile, int64_t begin, int64_t n, bool gat
   for (int s = 0; s < streams_.inputs + streams_.outputs; ++s) {
     const int k = streams_.index[s];
     const auto& o = args_.operand[k];
+    if (!plan_.across) source_[s] = {tile.run[0].base[k] + (begin + n) * o.element_stride, o.element_stride};
     if (!buffer_[s]) {
       data[s] = reinterpret_cast<T*>(tile.run[0].base[k] + begin * o.element_stride);
       continue;
@@ -115,7 +116,7 @@ void RowBuffers<T>::load(const RowTile& tile, int64_t begin, int64_t n, bool gat
     data[s] = buffer_[s];
     if (!gather || s >= streams_.inputs) continue;
     if (!plan_.across) {
-      load_run<T>(o.dtype, buffer_[s], tile.run[0].base[k] + begin * o.element_stride, o.element_stride, n);
+      load_run<T>(o.dtype, buffer_[s], tile.run[0].base[k] + begin * o.element_stride, o.element_stride, n, false);
       continue;
     }
     for (int r = 0; r < tile.runs; ++r) {

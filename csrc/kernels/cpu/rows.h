@@ -66,11 +66,18 @@ struct Part {
   int64_t i, count;
 };
 
+// Where a stream comes from in memory, along: what follows the block, and the bytes of an element.
+struct RowSource {
+  const char* next = nullptr;
+  int64_t item = 0;
+};
+
 template <class T, bool Across>
 struct RowBlock {
   using V = Vec<T>;
   static constexpr bool rows_in_lanes = Across;
   T* data[kMaxStreams];  // at the first lane of the group
+  const RowSource* source;
   int64_t pitch;         // across: from one element of a row to the next
   int64_t begin, n;      // the block's place in the row
   int lane, rows;        // the group's first lane in the tile, and how many of its lanes are rows
@@ -91,7 +98,7 @@ struct RowBlock {
   // Calls for what follows the block in memory, as far on: the next block or row, while this one is computed on.
   template <class Step>
   FASTGRAD_INLINE void prefetch_next(int k, Step s) const {
-    if constexpr (!Across) __builtin_prefetch(at(k, s.i + n), 0, 2);
+    if constexpr (!Across) __builtin_prefetch(source[k].next + s.i * source[k].item, 0, 2);
   }
   FASTGRAD_INLINE void store(int k, Whole s, V v) const { v.store(at(k, s.i)); }
   FASTGRAD_INLINE void store(int k, Part s, V v) const { v.store(at(k, s.i), s.count); }
@@ -158,6 +165,7 @@ class RowBuffers {
   RowBuffers& operator=(const RowBuffers&) = delete;
   // Points data[] at elements [begin, begin + n) of the tile's rows, gathering the inputs if `gather`.
   void load(const RowTile& tile, int64_t begin, int64_t n, bool gather, T** data);
+  const RowSource* sources() const { return source_; }  // of the block loaded last
   void store(const RowTile& tile, int64_t begin, int64_t n);
 
  private:
@@ -165,6 +173,7 @@ class RowBuffers {
   const RowStreams& streams_;
   const RowsPlan& plan_;
   T* buffer_[kMaxStreams];  // null for an operand used in place
+  RowSource source_[kMaxStreams];
   T* scratch_;              // rows before they are transposed
   T* memory_;
 };
@@ -201,6 +210,7 @@ FASTGRAD_INLINE void rows_tile(const RowsPlan& plan, RowBuffers<T>& buffers, con
     for (int lane = 0; lane < (Across ? tile.rows : 1); lane += B::V::size) {
       B block;
       for (int k = 0; k < kMaxStreams; ++k) block.data[k] = data[k] + (Across ? lane : 0);
+      block.source = buffers.sources();
       block.pitch = plan.tile_rows;
       block.begin = begin;
       block.n = length;
