@@ -2,10 +2,12 @@
 // count. Build it with the kernel sources of one backend, for instance
 //   g++ -std=c++20 -O2 -ffp-contract=fast -DFASTGRAD_BACKEND_NAMESPACE=cpu_default tests/kernels/gemm_test.cpp
 //       csrc/kernels/cpu/{gemm,gemv,matmul}.cpp -pthread
+// and with -DFASTGRAD_EMULATE_DOT_PAIRS for products of bfloat16 by pairs, on a CPU that has no instruction for them.
 //
 // Operands hold small integers, so sums are exact in the arithmetic and results must be equal to the last bit, also
 // after the one rounding to a 16-bit type; a second pass with fractions checks the errors of rounding. Memory between
 // the elements of an operand is NaN, C starts as NaN, and what lies between its rows and around it must stay.
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -232,6 +234,55 @@ void check(const Case& t, const char* name) {
   }
 }
 
+// c[i0 + i][j0 + j] of the matrices in a and b, both row-major with rows of k and of `pitch`.
+template <class S>
+std::vector<S> part(const std::vector<S>& a, const std::vector<S>& b, int64_t k, int64_t pitch, int64_t i0, int64_t m,
+                    int64_t j0, int64_t n) {
+  std::vector<S> c(m * n, poison<S>());
+  GemmArgs args{};
+  args.m = m, args.n = n, args.k = k, args.batches = 1;
+  args.a = a.data() + i0 * k, args.a_row = k * sizeof(S), args.a_col = sizeof(S);
+  args.b = b.data() + j0, args.b_row = pitch * sizeof(S), args.b_col = sizeof(S);
+  args.c = c.data(), args.c_row = n * sizeof(S);
+  args.dtype = dtype_of<S>();
+  failures += backend::gemm(args) != 0;
+  return c;
+}
+
+// An element has the same bits wherever in the product it is, and what is not finite stays in its row or column.
+template <class S>
+void check_positions(int64_t k, const char* name) {
+  constexpr int64_t m = 61, n = 83;
+  std::vector<S> a(m * k), b(k * n);
+  for (S& x : a) x = element<S>(true);
+  for (S& x : b) x = element<S>(true);
+  const auto compare = [&](const std::vector<S>& c, const std::vector<S>& of, int64_t i0, int64_t j0, int64_t width,
+                           const auto& expected) {
+    int64_t wrong = 0;
+    for (size_t at = 0; at < c.size(); ++at) {
+      const int64_t i = int64_t(at) / width, j = int64_t(at) % width;
+      wrong += !expected(c[at], of[(i0 + i) * n + j0 + j], i, j);
+    }
+    ++cases;
+    if (wrong) {
+      ++failures;
+      std::printf("%s k %lld, part at %lld, %lld: %lld elements wrong\n", name, (long long)k, (long long)i0,
+                  (long long)j0, (long long)wrong);
+    }
+  };
+  const auto same_bits = [](S x, S y, int64_t, int64_t) { return std::memcmp(&x, &y, sizeof x) == 0; };
+  threads = 1;
+  const std::vector<S> whole = part(a, b, k, n, 0, m, 0, n);
+  for (const auto [i0, rows, j0, columns] : {std::array<int64_t, 4>{5, 17, 3, 33}, {40, 21, 0, 83}, {0, 61, 70, 13}})
+    compare(part(a, b, k, n, i0, rows, j0, columns), whole, i0, j0, columns, same_bits);
+
+  a[7 * k + k - 1] = S(std::nanf("")), a[20 * k] = S(-INFINITY), b[(k - 1) * n + 81] = S(INFINITY);
+  compare(part(a, b, k, n, 0, m, 0, n), whole, 0, 0, n, [&](S x, S y, int64_t i, int64_t j) {
+    const bool finite = std::isfinite(double(number(x)));
+    return i == 7 || i == 20 || j == 81 ? !finite : finite && same_bits(x, y, i, j);
+  });
+}
+
 void check_all_dtypes(const Case& t) {
   check<float>(t, "f32"), check<double>(t, "f64"), check<bf16>(t, "bf16"), check<f16>(t, "f16");
 }
@@ -281,6 +332,13 @@ int main(int argc, char** argv) {
         check<uint8_t>(t, "u8");
   }
   check<int32_t>({3, 2500, 5, 1, 1, rows_dense, rows_dense, 1, Activation::none, false, false}, "i32");
+  if (thin == 1) {
+    check_all_dtypes({20, 40, 3301, 1, 1, rows_padded, columns_dense, 1, Activation::relu, false, true});
+    check_all_dtypes({20, 40, 3301, 1, 1, columns_padded, rows_dense, 0, Activation::none, false, false});
+    for (const int64_t k : {1, 2, 3, 31, 64, 1605})
+      check_positions<float>(k, "f32"), check_positions<double>(k, "f64"), check_positions<bf16>(k, "bf16"),
+          check_positions<f16>(k, "f16");
+  }
   std::printf("%d cases, %d failures\n", cases, failures);
   return failures != 0;
 }

@@ -96,7 +96,7 @@ void store_run(Dtype dtype, const T* from, char* to, int64_t stride, int64_t n) 
   }
 }
 
-#define FASTGRAD_INSTANTIATE(T)                                        \
+#define FASTGRAD_INSTANTIATE(T)                                              \
   template void load_run<T>(Dtype, T*, const char*, int64_t, int64_t, bool); \
   template void store_run<T>(Dtype, const T*, char*, int64_t, int64_t);
 FASTGRAD_INSTANTIATE(float)

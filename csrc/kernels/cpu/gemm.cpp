@@ -9,8 +9,9 @@
 // the next block of A before it is packed. Rows of B and columns of A, each on a page of its own in a large matrix, are
 // packed for all panels before the next ones are, if they are contiguous: a page is looked up once.
 //
-// Numerics: float16 and bfloat16 are widened while packing, summed in float32, rounded once. Blocks of k depend on k
-// alone, and are added in ascending order.
+// Numerics: float16 and bfloat16 are widened while packing, summed in float32, rounded once. Where the CPU multiplies
+// pairs of bfloat16 fast (dot_pairs.h), these are packed instead. Blocks of k depend on k alone, and are added in
+// ascending order.
 //
 // Parallel scheme: the longer side of C is cut, in panels, over all products of the batch; each thread packs for itself
 // and nothing is shared, so no element depends on the number of threads.
@@ -39,8 +40,8 @@ constexpr int64_t kFetchBytes = 1 << 16;  // of B's block: less is near anyway
 constexpr int64_t kLinesAtOnce = 4;       // of an operand, packed for all panels
 constexpr int64_t kConflict = 4096;       // bytes: lines of multiples of it share a set of L1, and few sets of L2
 
-template <class T>
-constexpr TileKernels<T> tile_kernels;
+template <class E>
+constexpr TileKernels<E> tile_kernels;
 
 // The size of each of the fewest equal blocks, multiples of `unit`, no larger than `most`.
 int64_t even_block(int64_t n, int64_t most, int64_t unit) { return round_up(ceil_div(n, ceil_div(n, most)), unit); }
@@ -75,12 +76,13 @@ struct Panels {
 };
 
 // Rows [m0, m1), columns [n0, n1) of one product, over all of k.
-template <class T, class S>
+template <class E, class S>
 void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
+  using T = SumOf<E>;
   using B = Blocking<T>;
-  constexpr int64_t W = Vec<T>::size, NR = B::NV * W, MR = B::MR;
-  constexpr bool same = std::is_same_v<T, S>;
-  const int64_t kc_most = even_block(g.k, B::KC, 4), blocks_k = ceil_div(g.k, kc_most);
+  constexpr int64_t W = Vec<T>::size, NR = B::NV * W, MR = B::MR, U = kNumbers<E>;
+  constexpr bool same = std::is_same_v<E, S>;
+  const int64_t kc_most = even_block(g.k, kMostOfK<E>, 4 * U), blocks_k = ceil_div(g.k, kc_most);
   const int64_t nc_most = even_block(n1 - n0, B::NC, NR), mc_most = even_block(m1 - m0, B::MC, MR);
   const bool wide_sums = !same && blocks_k > 1;
   const bool b_conflicts = g.b.row * int64_t(sizeof(T)) % kConflict == 0;
@@ -93,8 +95,8 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
   // Rows a multiple of 1 KiB apart fall into few sets of L1, whose 8 ways 7 rows and B just fit.
   const int64_t height = strided && stride > kNear && (stride & -stride) > kNear / 4 ? std::min<int64_t>(MR, 7) : MR;
 
-  T* const packed_b = buffer_b.reserve<T>(kc_most * (b_in_place ? NR : nc_most) + W);
-  T* const packed_a = a_in_place ? nullptr : buffer_a.reserve<T>(mc_most * (kc_most + W));
+  E* const packed_b = buffer_b.reserve<E>(kc_most / U * (b_in_place ? NR : nc_most) + W);
+  E* const packed_a = a_in_place ? nullptr : buffer_a.reserve<E>(mc_most * (kc_most / U + W));
   T* const sums = wide_sums ? buffer_sums.reserve<T>((m1 - m0) * nc_most) : nullptr;
   alignas(64) T tile[MR * NR], bias[NR];
   const FinishTile<T, S> merge = finish_for<T, S>(Activation::none), finish = finish_for<T, S>(g.activation);
@@ -103,26 +105,26 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
   for (int64_t jc = n0; jc < n1; jc += nc_most) {
     const int64_t nc = std::min(nc_most, n1 - jc);
     for (int64_t pc = 0; pc < g.k; pc += kc_most) {
-      const int64_t kc = std::min(kc_most, g.k - pc);
+      const int64_t kc = std::min(kc_most, g.k - pc), steps = ceil_div(kc, U);
       const bool first = pc == 0, last = pc + kc == g.k;
       const Matrix<S> b = g.b.at(pc, jc);
       const auto pack_b = [&](int64_t p, int64_t rows, int64_t j) {
         const int64_t columns = std::min(NR, nc - j), width = round_up(columns, W);
         pack_panel(b.at(p, j).data, b.col, b.row, columns, width, rows,
-                   packed_b + (b_in_place ? 0 : j * kc) + p * width);
+                   packed_b + (b_in_place ? 0 : j * steps) + p / U * width);
       };
       const bool b_at_once = !b_in_place && b.col == 1, a_at_once = !a_in_place && g.a.row == 1;
       for (int64_t p = 0; b_at_once && p < kc; p += kLinesAtOnce)
         for (int64_t j = 0; j < nc; j += NR) pack_b(p, std::min(kLinesAtOnce, kc - p), j);
-      const bool fetch = kc * nc * int64_t(sizeof(T)) > kFetchBytes;
+      const bool fetch = steps * nc * int64_t(sizeof(E)) > kFetchBytes;
       for (int64_t ic = m0; ic < m1; ic += mc_most) {
         const int64_t mc = std::min(mc_most, m1 - ic);
         const Matrix<S> a = g.a.at(ic, pc);
         const Panels panels(mc, height);
-        const auto packed_panel = [&](int64_t p) { return packed_a + panels.begin(p) * kc + p * W; };
+        const auto packed_panel = [&](int64_t p) { return packed_a + panels.begin(p) * steps + p * W; };
         const auto pack_a = [&](int64_t k, int64_t columns, int64_t p) {
           const int64_t rows = panels.size(p);
-          pack_panel(a.at(panels.begin(p), k).data, a.row, a.col, rows, rows, columns, packed_panel(p) + k * rows);
+          pack_panel(a.at(panels.begin(p), k).data, a.row, a.col, rows, rows, columns, packed_panel(p) + k / U * rows);
         };
         for (int64_t k = 0; a_at_once && k < kc; k += kLinesAtOnce)
           for (int64_t p = 0; p < panels.count; ++p) pack_a(k, std::min(kLinesAtOnce, kc - k), p);
@@ -141,13 +143,13 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
             if (b_in_place || (!b_at_once && ic == m0))
               next_b = {b.at(0, j + NR), kc, next};
             else
-              next_b = {Matrix<T>{packed_b + (j + NR) * kc, round_up(next, W), 1}, kc, next};
+              next_b = {Matrix<E>{packed_b + (j + NR) * steps, round_up(next, W), 1}, steps, next};
           }
-          const T* b_panel = packed_b + (b_in_place ? 0 : j * kc);
+          const E* b_panel = packed_b + (b_in_place ? 0 : j * steps);
           int64_t b_row = width;
           if constexpr (same)
             if (b_in_place && columns == NR) b_panel = b.at(0, j).data, b_row = b.row;
-          const TileKernel<T>* const kernels = tile_kernels<T>.of[strided][width / W - 1];
+          const TileKernel<E>* const kernels = tile_kernels<E>.of[strided][width / W - 1];
           for (int64_t p = 0; p < panels.count; ++p) {
             const int64_t i = panels.begin(p), rows = panels.size(p);
             S* const c = g.c + (ic + i) * g.c_row + jc + j;
@@ -160,13 +162,13 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
               to = sums + (ic - m0 + i) * nc_most + j, to_row = nc_most, accumulate = !first;
             }
             if (!a_in_place && !a_at_once && j == 0) pack_a(0, kc, p);
-            const T* a_panel = packed_panel(p);
+            const E* a_panel = packed_panel(p);
             int64_t a_row = 1, a_col = rows;
             if constexpr (same)
               if (a_in_place) a_panel = a.at(i, 0).data, a_row = a.row, a_col = a.col;
             AheadList ahead;
-            if (fetch) ahead.fill(kc / kTouchEvery - rows, b_panel, next_b, next_a, share_of_a);
-            kernels[rows - 1](kc, a_panel, a_row, a_col, b_panel, b_row, to, to_row, accumulate,
+            if (fetch) ahead.fill(steps / kTouchEvery - rows, b_panel, next_b, next_a, share_of_a);
+            kernels[rows - 1](steps, a_panel, a_row, a_col, b_panel, b_row, to, to_row, accumulate,
                               fetch ? ahead.list : nullptr);
             if (last && epilogue)
               finish(rows, columns, to, to_row, same && to == tile && !first, c, g.c_row, g.bias ? bias : nullptr);
@@ -194,17 +196,18 @@ void product_empty(const Product<S>& g, int64_t m0, int64_t m1) {
   }
 }
 
-template <class T, class S>
+template <class E, class S>
 void product_range(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
-  if (g.k == 0) return product_empty<T>(g, m0, m1);
-  if (std::is_same_v<T, S> || g.k <= Blocking<T>::KC) return product_block<T>(g, m0, m1, n0, n1);
+  if (g.k == 0) return product_empty<SumOf<E>>(g, m0, m1);
+  if (std::is_same_v<E, S> || g.k <= kMostOfK<E>) return product_block<E>(g, m0, m1, n0, n1);
   for (int64_t i = m0; i < m1; i += kWideRows)
     for (int64_t j = n0; j < n1; j += kWideRows)
-      product_block<T>(g, i, std::min(m1, i + kWideRows), j, std::min(n1, j + kWideRows));
+      product_block<E>(g, i, std::min(m1, i + kWideRows), j, std::min(n1, j + kWideRows));
 }
 
-template <class T, class S>
+template <class E, class S>
 void batched(const GemmArgs& args) {
+  using T = SumOf<E>;
   constexpr int64_t size = sizeof(S), NR = Blocking<T>::NV * Vec<T>::size;
   const auto in_elements = [](int64_t bytes) { return bytes / size; };
   const auto item = [&](int64_t index) {
@@ -245,9 +248,9 @@ void batched(const GemmArgs& args) {
       const Product<S> g = item(begin / panels);
       const int64_t from = first * panel, to = std::min(extent, (first + count) * panel);
       if (by_rows)
-        product_range<T>(g, from, to, 0, g.n);
+        product_range<E>(g, from, to, 0, g.n);
       else
-        product_range<T>(g, 0, g.m, from, to);
+        product_range<E>(g, 0, g.m, from, to);
       begin += count;
     }
   });
@@ -264,6 +267,12 @@ Status gemm_float(const GemmArgs& args) {
       batched<double, double>(args);
       break;
     case Dtype::bf16:
+#if FASTGRAD_DOT_PAIRS
+      if (dot_pairs_are_fast()) {
+        batched<Bf16Pair, bf16>(args);
+        break;
+      }
+#endif
       batched<float, bf16>(args);
       break;
     case Dtype::f16:

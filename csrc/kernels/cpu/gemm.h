@@ -4,6 +4,9 @@
 // of A and MR x NV fused multiply-adds. The operands are reached by strides, so the same kernel serves packed panels
 // (a_row = 1, a_col = MR; b_row = the panel's width) and operands used in place.
 //
+// An element E of an operand is a number of the arithmetic's type T, or a pair of bfloat16 that are neighbours along k
+// (dot_pairs.h): a step of k is then a pair.
+//
 // Numerics: every element of a tile is one chain of multiply-adds over ascending k, of the same form in a tile of any
 // height and width, so an element does not depend on where in C, or on which thread, it was computed.
 #pragma once
@@ -11,6 +14,7 @@
 
 #include "../backend.h"
 #include "convert.h"
+#include "dot_pairs.h"
 #include "simd.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
@@ -44,6 +48,10 @@ template <>
 struct Blocking<double> : Blocks<6, 2, 6 * 24, 256, 1536> {};
 #endif
 
+// Numbers that a block of k spans at most.
+template <class E>
+constexpr int64_t kMostOfK = kNumbers<E> * Blocking<SumOf<E>>::KC;
+
 // A matrix in memory; strides in elements.
 template <class S>
 struct Matrix {
@@ -76,8 +84,8 @@ constexpr int64_t kTouchEvery = 4;  // steps of k
 //
 // With `ahead`, every few steps one spot is fetched: first of the tile's own rows of C, then of that list, whose last
 // entry never ends. Fetched in one burst they would keep the operands' own lines waiting.
-template <class T, int MR, int NV, bool Strided>
-void tile_kernel(int64_t k, const T* a, int64_t a_row, int64_t a_col, const T* b, int64_t b_row, T* c, int64_t c_row,
+template <class E, int MR, int NV, bool Strided, class T = SumOf<E>>
+void tile_kernel(int64_t k, const E* a, int64_t a_row, int64_t a_col, const E* b, int64_t b_row, T* c, int64_t c_row,
                  bool accumulate, const Touch* ahead) {
   using V = Vec<T>;
   if (!Strided) a_row = 1;
@@ -87,14 +95,19 @@ void tile_kernel(int64_t k, const T* a, int64_t a_row, int64_t a_col, const T* b
 #pragma GCC unroll 8
     for (int j = 0; j < NV; ++j) sum[i][j] = V(T(0));
   const auto multiply_add = [&]() __attribute__((always_inline)) {
-    V row[NV];
+    Vec<E> row[NV];
 #pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) row[j] = V::load(b + j * V::size);
+    for (int j = 0; j < NV; ++j) row[j] = Vec<E>::load(b + j * V::size);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
-      const V x(a[i * a_row]);
+      const Vec<E> x(a[i * a_row]);
 #pragma GCC unroll 8
-      for (int j = 0; j < NV; ++j) sum[i][j] = fma(x, row[j], sum[i][j]);
+      for (int j = 0; j < NV; ++j) {
+        if constexpr (kNumbers<E> == 2)
+          sum[i][j] = dot_pairs(sum[i][j], x, row[j]);
+        else
+          sum[i][j] = fma(x, row[j], sum[i][j]);
+      }
     }
     a += a_col;
     b += b_row;
@@ -125,18 +138,19 @@ void tile_kernel(int64_t k, const T* a, int64_t a_row, int64_t a_col, const T* b
   }
 }
 
-template <class T>
-using TileKernel = void (*)(int64_t k, const T* a, int64_t a_row, int64_t a_col, const T* b, int64_t b_row, T* c,
+template <class E>
+using TileKernel = void (*)(int64_t k, const E* a, int64_t a_row, int64_t a_col, const E* b, int64_t b_row, SumOf<E>* c,
                             int64_t c_row, bool accumulate, const Touch* ahead);
 
-// tile_kernels<T>.of[strided][NV - 1][MR - 1]
-template <class T>
+// tile_kernels<E>.of[strided][NV - 1][MR - 1]; pairs are always packed, and never strided.
+template <class E>
 struct TileKernels {
-  using B = Blocking<T>;
-  TileKernel<T> of[2][B::NV][B::MR] = {};
+  using B = Blocking<SumOf<E>>;
+  TileKernel<E> of[2][B::NV][B::MR] = {};
   template <int NV, size_t... I>
   constexpr void fill(std::index_sequence<I...>) {
-    ((of[0][NV - 1][I] = &tile_kernel<T, I + 1, NV, false>, of[1][NV - 1][I] = &tile_kernel<T, I + 1, NV, true>), ...);
+    ((of[0][NV - 1][I] = &tile_kernel<E, I + 1, NV, false>), ...);
+    if constexpr (kNumbers<E> == 1) ((of[1][NV - 1][I] = &tile_kernel<E, I + 1, NV, true>), ...);
   }
   template <size_t... J>
   constexpr void fill_widths(std::index_sequence<J...>) {

@@ -1,9 +1,10 @@
 // Packing for the matrix product: a panel of a strided operand, converted to the type of the arithmetic and laid out
-// so that the tile kernel reads it in sequence: to[k * width + lane]. Lanes beyond the operand's are 0.
+// so that the tile kernel reads it in sequence: to[k * width + lane]. Lanes beyond the operand's are 0. Of pairs of
+// bfloat16 k counts pairs; the one that an odd k leaves alone is paired with 0.
 //
 // Where the lanes are adjacent in memory it is a copy; where k is, a transpose in registers, a square of V::size at a
-// time. A store may run past its panel's row: what it spoils is rewritten by the rows that follow, so a panel ends in one
-// register of slack.
+// time. A store may run past its panel's row: what it spoils is rewritten by the rows that follow, so a panel ends in
+// one register of slack.
 #pragma once
 #include <utility>
 
@@ -62,12 +63,16 @@ FASTGRAD_INLINE void store_first(Vec<T> v, T* p, int64_t n) {
 typedef uint16_t Halves __attribute__((vector_size(kVecBytes / 2)));
 typedef uint32_t Words __attribute__((vector_size(kVecBytes)));
 
-// A register of T from memory of type S; of its first n lanes, the others 0.
+// A register of T from adjacent numbers of type S; from the first n of them, the others 0.
 template <class T, class S>
 FASTGRAD_INLINE Vec<T> load_as(const S* p) {
   using V = Vec<T>;
   if constexpr (std::is_same_v<T, S>) {
     return V::load(p);
+  } else if constexpr (kNumbers<T> == 2) {
+    V pairs;
+    std::memcpy(&pairs.v, p, sizeof pairs.v);
+    return pairs;
   } else if constexpr (std::is_same_v<S, bf16>) {
     Halves half;
     std::memcpy(&half, p, sizeof half);
@@ -90,10 +95,30 @@ FASTGRAD_INLINE Vec<T> load_as(const S* p, int64_t n) {
   if constexpr (std::is_same_v<T, S>) {
     return load_first(p, n);
   } else {
-    S lane[Vec<T>::size];
+    S lane[Vec<T>::size * kNumbers<T>];
     std::memset(lane, 0, sizeof lane);
     for (int64_t i = 0; i < n; ++i) lane[i] = p[i];
     return load_as<T>(lane);
+  }
+}
+
+// An element of a panel at p, of numbers `step` apart along k; `k` of them, at least one, are left.
+template <class T, class S>
+FASTGRAD_INLINE T element(const S* p, int64_t step, int64_t k) {
+  if constexpr (kNumbers<T> == 1)
+    return T(*p);
+  else
+    return p->bits | T(k > 1 ? p[step].bits : 0) << 16;
+}
+// A register of elements that are adjacent in memory; the first n of them, the others 0.
+template <class T, class S, class... N>
+FASTGRAD_INLINE Vec<T> load_elements(const S* p, int64_t step, int64_t k, N... n) {
+  if constexpr (kNumbers<T> == 1) {
+    return load_as<T>(p, n...);
+  } else {
+    using V = Vec<T>;  // widened, a bfloat16 is the high half of a word
+    const V low((typename V::Register)load_as<float>(p, n...).v >> 16);
+    return k > 1 ? V(low.v | (typename V::Register)load_as<float>(p + step, n...).v) : low;
   }
 }
 
@@ -115,27 +140,27 @@ FASTGRAD_INLINE void transpose(V (&r)[V::size]) {
   }
 }
 
-// `lanes` of the panel's `width` exist; `lane` and `step` are their strides in elements.
+// `lanes` of the panel's `width` exist; `lane` and `step` are the strides of numbers, `k` is how many there are.
 template <class T, class S>
 void pack_panel(const S* from, int64_t lane, int64_t step, int64_t lanes, int64_t width, int64_t k, T* to) {
   using V = Vec<T>;
-  constexpr int64_t W = V::size;
+  constexpr int64_t W = V::size, U = kNumbers<T>;
   if (lane == 1) {
     if (lanes == width && width % W == 0) {
-      for (int64_t p = 0; p < k; ++p, from += step, to += width)
-        for (int64_t l = 0; l < width; l += W) load_as<T>(from + l).store(to + l);
+      for (int64_t p = 0; p < k; p += U, from += U * step, to += width)
+        for (int64_t l = 0; l < width; l += W) load_elements<T>(from + l, step, k - p).store(to + l);
     } else {
-      for (int64_t p = 0; p < k; ++p, from += step, to += width)
+      for (int64_t p = 0; p < k; p += U, from += U * step, to += width)
         for (int64_t l = 0; l < width; l += W)
-          load_as<T>(from + l, lanes - l < 0 ? 0 : lanes - l < W ? lanes - l : W).store(to + l);
+          load_elements<T>(from + l, step, k - p, lanes - l < 0 ? 0 : lanes - l < W ? lanes - l : W).store(to + l);
     }
   } else if (step == 1) {
-    for (int64_t p = 0; p < k; p += W, from += W, to += W * width) {
-      const int64_t depth = k - p < W ? k - p : W;
+    for (int64_t p = 0; p < k; p += U * W, from += U * W, to += W * width) {
+      const int64_t depth = k - p < U * W ? k - p : U * W;
       for (int64_t l = (width - 1) / W * W; l >= 0; l -= W) {  // the last lanes first: they run over
         V r[W];
         const int64_t rows = lanes - l;
-        if (depth == W) {
+        if (depth == U * W) {
 #pragma GCC unroll 16
           for (int i = 0; i < W; ++i) r[i] = i < rows ? load_as<T>(from + (l + i) * lane) : V(T(0));
         } else {
@@ -145,13 +170,13 @@ void pack_panel(const S* from, int64_t lane, int64_t step, int64_t lanes, int64_
         transpose<1>(r);
 #pragma GCC unroll 16
         for (int i = 0; i < W; ++i)
-          if (i < depth) r[i].store(to + i * width + l);
+          if (i * U < depth) r[i].store(to + i * width + l);
       }
     }
   } else {
-    for (int64_t p = 0; p < k; ++p, from += step, to += width) {
+    for (int64_t p = 0; p < k; p += U, from += U * step, to += width) {
       int64_t l = 0;
-      for (; l < lanes; ++l) to[l] = T(from[l * lane]);
+      for (; l < lanes; ++l) to[l] = element<T>(from + l * lane, step, k - p);
       for (; l < width; ++l) to[l] = T(0);
     }
   }

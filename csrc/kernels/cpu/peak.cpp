@@ -1,15 +1,15 @@
 // The most multiply-adds a second that this ISA allows: chains in registers, as a tile of a matrix product has.
 //
 // Formula: acc = acc * x + y, with x and y hidden from the compiler. bfloat16: pairs of products summed in float32
-// (vdpbf16ps) where the CPU has the instruction, else the float32 arithmetic that the kernels do.
+// where that is what the matrix product does (dot_pairs.h), else float32 arithmetic, which is what it does then.
 //
 // Parallel scheme: every thread runs its share of the chains' steps.
 #include "../peak.h"
 
 #include <algorithm>
 
+#include "dot_pairs.h"
 #include "parallel.h"
-#include "simd.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
@@ -25,14 +25,20 @@ double shared(double count, int64_t per_step, const F& run) {
   return double(steps) * pieces * per_step;
 }
 
-template <class T>
+template <class E>
 __attribute__((noinline)) void chains(int64_t steps) {
-  volatile T one = 1, zero = 0;
-  const Vec<T> x(T{one}), y(T{zero});
+  using T = SumOf<E>;
+  volatile E one = 1, zero = 0;
+  const Vec<E> x(E{one}), y(E{zero});
   Vec<T> acc[kChains];
   for (int i = 0; i < kChains; ++i) acc[i] = Vec<T>(T(i));
   for (int64_t s = 0; s < steps; ++s)
-    for (int i = 0; i < kChains; ++i) acc[i] = fma(acc[i], x, y);
+    for (int i = 0; i < kChains; ++i) {
+      if constexpr (kNumbers<E> == 2)
+        acc[i] = dot_pairs(acc[i], x, y);
+      else
+        acc[i] = fma(acc[i], x, y);
+    }
   Vec<T> sum = acc[0];
   for (int i = 1; i < kChains; ++i) sum = sum + acc[i];
   alignas(kVecBytes) T lanes[Vec<T>::size];
@@ -41,29 +47,18 @@ __attribute__((noinline)) void chains(int64_t steps) {
   (void)used;
 }
 
-#if defined(__AVX512F__)
-__attribute__((noinline, target("avx512bf16"))) void bf16_chains(int64_t steps) {
-  volatile int zero = 0;
-  const __m512bh x = (__m512bh)_mm512_set1_epi32(zero), y = x;
-  __m512 acc[kChains];
-  for (int i = 0; i < kChains; ++i) acc[i] = _mm512_set1_ps(float(i));
-  for (int64_t s = 0; s < steps; ++s)
-    for (int i = 0; i < kChains; ++i) acc[i] = _mm512_dpbf16_ps(acc[i], x, y);
-  __m512 sum = acc[0];
-  for (int i = 1; i < kChains; ++i) sum = _mm512_add_ps(sum, acc[i]);
-  volatile float used = sum[0];
-  (void)used;
+template <class E>
+double run_chains(double count) {
+  return shared(count, kChains * Vec<E>::size * kNumbers<E>, chains<E>);
 }
-#endif
 
 }  // namespace
 
 FASTGRAD_PEAK {
-#if defined(__AVX512F__)
-  if (dtype == Dtype::bf16 && __builtin_cpu_supports("avx512bf16")) return shared(count, kChains * 32, bf16_chains);
+#if FASTGRAD_DOT_PAIRS
+  if (dtype == Dtype::bf16 && dot_pairs_are_fast()) return run_chains<Bf16Pair>(count);
 #endif
-  if (dtype == Dtype::f64) return shared(count, kChains * Vec<double>::size, chains<double>);
-  return shared(count, kChains * Vec<float>::size, chains<float>);
+  return dtype == Dtype::f64 ? run_chains<double>(count) : run_chains<float>(count);
 }
 
 }  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

@@ -78,9 +78,9 @@ struct RowBlock {
   static constexpr bool rows_in_lanes = Across;
   T* data[kMaxStreams];  // at the first lane of the group
   const RowSource* source;
-  int64_t pitch;         // across: from one element of a row to the next
-  int64_t begin, n;      // the block's place in the row
-  int lane, rows;        // the group's first lane in the tile, and how many of its lanes are rows
+  int64_t pitch;     // across: from one element of a row to the next
+  int64_t begin, n;  // the block's place in the row
+  int lane, rows;    // the group's first lane in the tile, and how many of its lanes are rows
 
   template <class F>
   FASTGRAD_INLINE void each(const F& f) const {
@@ -174,7 +174,7 @@ class RowBuffers {
   const RowsPlan& plan_;
   T* buffer_[kMaxStreams];  // null for an operand used in place
   RowSource source_[kMaxStreams];
-  T* scratch_;              // rows before they are transposed
+  T* scratch_;  // rows before they are transposed
   T* memory_;
 };
 
