@@ -213,6 +213,8 @@ def test_reasons() -> None:
     assert report.why(missed) == "this machine's limit allows no more than E 2"
     assert report.why(missed | {"why": "known"}) == "known; this machine's limit allows no more than E 2"
     assert report.why(missed | {"ratios": {"E": at, "T": at}}) == ""
+    beaten = missed["ratios"] | {"limit": at | {"median": 1.3}}  # then it was no limit
+    assert report.why(missed | {"ratios": beaten}) == ""
 
 
 def test_tables() -> None:
