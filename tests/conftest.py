@@ -52,6 +52,8 @@ def pytest_configure_node(node: object) -> None:  # pytest-xdist
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Programs that are compiled and run take minutes: first, so that the other workers share the rest meanwhile.
+    items.sort(key=lambda item: not item.path.name.endswith("_kernels.py"))
     if config.getoption("--device") == "cpu":
         return
     left_out = [item for item in items if item.get_closest_marker("cpu")]
