@@ -1,14 +1,18 @@
 // Conversion loops between element types and compute types; see convert.h.
 #include "convert.h"
 
+#include "stream.h"
+
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
-constexpr int64_t kAhead = 4096;  // elements
+constexpr int64_t kAhead = 4096;       // elements
+constexpr int64_t kConverted = 1024;  // elements converted at a time before they are streamed
 
 // The loops of contiguous runs of 16-bit floats, where the ISA converts registers at once.
 template <class T, class S>
-FASTGRAD_INLINE void load_contiguous(T* __restrict to, const S* __restrict from, int64_t n, bool prefetch) {
+FASTGRAD_INLINE void load_contiguous(T* __restrict to, const S* __restrict from, int64_t n,
+                                     [[maybe_unused]] bool prefetch) {
   int64_t i = 0;
 #if defined(__AVX512F__)
   if constexpr (std::is_same_v<S, f16> && std::is_same_v<T, float>)
@@ -95,10 +99,25 @@ void store_run(Dtype dtype, const T* from, char* to, int64_t stride, int64_t n) 
 #undef FASTGRAD_CASE
   }
 }
+template <class T>
+void stream_run(Dtype dtype, const T* from, char* to, int64_t n) {
+  const int64_t size = size_of(dtype);
+  if (dtype == dtype_of<T>) return stream_bytes(to, reinterpret_cast<const char*>(from), n * size);
+  alignas(64) char converted[kConverted * 8];
+  for (int64_t i = 0; i < n;) {
+    const int64_t to_line = bytes_to_line(to, 64) / size, most = to_line > 0 ? to_line : kConverted;
+    const int64_t count = n - i < most ? n - i : most;
+    store_run<T>(dtype, from + i, converted, size, count);
+    stream_bytes(to, converted, count * size);
+    i += count;
+    to += count * size;
+  }
+}
 
 #define FASTGRAD_INSTANTIATE(T)                                              \
   template void load_run<T>(Dtype, T*, const char*, int64_t, int64_t, bool); \
-  template void store_run<T>(Dtype, const T*, char*, int64_t, int64_t);
+  template void store_run<T>(Dtype, const T*, char*, int64_t, int64_t);       \
+  template void stream_run<T>(Dtype, const T*, char*, int64_t);
 FASTGRAD_INSTANTIATE(float)
 FASTGRAD_INSTANTIATE(double)
 FASTGRAD_INSTANTIATE(int64_t)

@@ -15,6 +15,9 @@ template <class T>
 void load_run(Dtype dtype, T* to, const char* from, int64_t stride, int64_t n, bool prefetch = true);
 template <class T>
 void store_run(Dtype dtype, const T* from, char* to, int64_t stride, int64_t n);
+// The same to adjacent elements, past the cache: see stream.h, whose finish_streaming() must follow.
+template <class T>
+void stream_run(Dtype dtype, const T* from, char* to, int64_t n);
 
 template <class T>
 constexpr Dtype dtype_of = std::is_same_v<T, float>     ? Dtype::f32

@@ -3,13 +3,15 @@
 
 #include "convert.h"
 #include "parallel.h"
+#include "stream.h"
 #include "transpose.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
-constexpr int64_t kBlock = 512;    // elements gathered at a time: a few operands fit L1
-constexpr int64_t kGrain = 32768;  // elements worth a thread
+constexpr int64_t kBlockBytes = 4096;  // of an operand gathered at a time, or a result streamed: a few fit L1
+constexpr int64_t kLongRun = 256;      // elements worth a call of the formula
+constexpr int64_t kGrain = 32768;      // elements worth a thread
 // A tile, where an operand is contiguous along dimension 1: a cache line of it is read once, whole.
 constexpr int64_t kTileColumns = 128, kTileRows = 16;
 
@@ -54,14 +56,27 @@ FASTGRAD_INLINE bool is_direct(const Operand& o) {
   return o.data && o.dtype == dtype_of<T> && o.strides[0] == sizeof(T);
 }
 
+// Whether an output goes past the cache: it is large, in long runs, and no input lies there.
+bool is_streamed(const MapArgs& a, int k) {
+  const Operand& o = a.operand[k];
+  const int64_t size = size_of(o.dtype);
+  if (k >= a.outputs || o.strides[0] != size || a.numel * size < kStreamFrom || a.shape[0] * size < kStreamRun)
+    return false;
+  for (int in = a.outputs; in < a.operands; ++in)
+    if (a.operand[in].data == o.data) return false;
+  return true;
+}
+
 template <class T>
 void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, const void* formula) {
+  constexpr int64_t kBlock = kBlockBytes / sizeof(T);
   alignas(64) T scratch[kMaxOperands][kBlock];
-  bool direct[kMaxOperands], all_direct = true, constant[kMaxOperands];
+  bool direct[kMaxOperands], all_direct = true, constant[kMaxOperands], streamed[kMaxOperands];
   for (int k = 0; k < a.operands; ++k) {
     const Operand& o = a.operand[k];
     constant[k] = !o.data;
-    direct[k] = is_direct<T>(o);
+    streamed[k] = is_streamed(a, k);
+    direct[k] = is_direct<T>(o) && !streamed[k];
     all_direct &= direct[k];
     if (constant[k]) {
       const T x = std::is_integral_v<T> ? T(o.immediate.integer) : T(o.immediate.real);
@@ -72,7 +87,7 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
   for (int64_t i = begin; i < end;) {
     const int64_t run = smaller(end - i, a.shape[0] - at.index[0]);
     // A long run is used in place where it can be; short runs are packed together into one block.
-    const bool in_place = run >= kBlock / 2 || i + run == end;
+    const bool in_place = run >= kLongRun || i + run == end;
     const int64_t n = !in_place ? smaller(end - i, kBlock) : all_direct ? run : smaller(run, kBlock);
     void* operand[kMaxOperands];
     for (int k = 0; k < a.operands; ++k) {
@@ -88,7 +103,10 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
       const Operand& o = a.operand[k];
       if (operand[k] == scratch[k])
         for_runs(a, at, n, [&](int64_t done, const Position& p, int64_t length) {
-          store_run<T>(o.dtype, scratch[k] + done, p.of(a, o), o.strides[0], length);
+          if (streamed[k])
+            stream_run<T>(o.dtype, scratch[k] + done, p.of(a, o), length);
+          else
+            store_run<T>(o.dtype, scratch[k] + done, p.of(a, o), o.strides[0], length);
         });
     }
     for_runs(a, at, n, [&](int64_t, const Position& p, int64_t length) {
@@ -97,6 +115,8 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
     });
     i += n;
   }
+  for (int k = 0; k < a.outputs; ++k)
+    if (streamed[k]) finish_streaming();
 }
 
 // Whether an operand lies transposed to dimension 0, so that reading along it would touch a line an element.
@@ -118,12 +138,16 @@ void map_tiles(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
   alignas(64) T scratch[kMaxOperands][kTileRows][kTileColumns], converted[kTileColumns][kTileRows];
   const int64_t across = (a.shape[0] + kTileColumns - 1) / kTileColumns,
                 down = (a.shape[1] + kTileRows - 1) / kTileRows;
-  for (int k = 0; k < a.operands; ++k)
+  bool streamed[kMaxOperands], direct[kMaxOperands];
+  for (int k = 0; k < a.operands; ++k) {
+    streamed[k] = is_streamed(a, k);
+    direct[k] = is_direct<T>(a.operand[k]) && !streamed[k];
     if (!a.operand[k].data) {
       const T x = std::is_integral_v<T> ? T(a.operand[k].immediate.integer) : T(a.operand[k].immediate.real);
       for (auto& row : scratch[k])
         for (T& lane : row) lane = x;
     }
+  }
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t row0 = tile % down * kTileRows, rows = smaller(kTileRows, a.shape[1] - row0);
     const int64_t column0 = tile / down % across * kTileColumns, columns = smaller(kTileColumns, a.shape[0] - column0);
@@ -133,7 +157,7 @@ void map_tiles(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
     for (int k = 0; k < a.operands; ++k) {
       const Operand& o = a.operand[k];
       base[k] = o.data ? at.of(a, o) : nullptr;
-      if (k < a.outputs || !o.data || is_direct<T>(o)) continue;
+      if (k < a.outputs || !o.data || direct[k]) continue;
       if (is_transposed(o)) {
         const T* from = reinterpret_cast<const T*>(base[k]);
         int64_t pitch = o.strides[0] / int64_t(sizeof(T));
@@ -151,16 +175,20 @@ void map_tiles(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
     for (int64_t r = 0; r < rows; ++r) {
       void* operand[kMaxOperands];
       for (int k = 0; k < a.operands; ++k) {
-        const Operand& o = a.operand[k];
-        operand[k] = is_direct<T>(o) ? base[k] + r * o.strides[1] : static_cast<void*>(scratch[k][r]);
+        operand[k] = direct[k] ? base[k] + r * a.operand[k].strides[1] : static_cast<void*>(scratch[k][r]);
       }
       block(operand, columns, formula);
-      for (int k = 0; k < a.outputs; ++k)
-        if (operand[k] == scratch[k][r])
-          store_run<T>(a.operand[k].dtype, scratch[k][r], base[k] + r * a.operand[k].strides[1],
-                       a.operand[k].strides[0], columns);
+      for (int k = 0; k < a.outputs; ++k) {
+        const Operand& o = a.operand[k];
+        if (streamed[k])
+          stream_run<T>(o.dtype, scratch[k][r], base[k] + r * o.strides[1], columns);
+        else if (!direct[k])
+          store_run<T>(o.dtype, scratch[k][r], base[k] + r * o.strides[1], o.strides[0], columns);
+      }
     }
   }
+  for (int k = 0; k < a.outputs; ++k)
+    if (streamed[k]) finish_streaming();
 }
 
 template <class T>

@@ -14,6 +14,9 @@
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
+// Bytes ahead at which a formula's loop fetches its inputs: memory works on the next block while one is streamed.
+constexpr int64_t kFetchAhead = 4096;
+
 // operand[0..outputs) are the outputs, the rest inputs; n contiguous elements each.
 using MapBlock = void (*)(void* const* operand, int64_t n, const void* formula);
 
@@ -47,7 +50,10 @@ void map_block(void* const* operand, int64_t n, const void* formula) {
   constexpr int outputs = output_count<decltype(f(((void)I, V())...))>;
   const T* in[] = {static_cast<const T*>(operand[I + outputs])...};
   int64_t i = 0;
-  for (; i + V::size <= n; i += V::size) store_result(operand, i, f(V::load(in[I] + i)...));
+  for (; i + V::size <= n; i += V::size) {
+    (__builtin_prefetch(in[I] + i + kFetchAhead / int64_t(sizeof(T))), ...);
+    store_result(operand, i, f(V::load(in[I] + i)...));
+  }
   // The lanes past the end hold 1, which no formula traps on.
   if (i < n) store_result(operand, i, f(V::load(in[I] + i, n - i, T(1))...), n - i);
 }

@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "convert.h"
+#include "stream.h"
 #include "transpose.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
@@ -74,6 +75,22 @@ void RowTile::locate(const RowsArgs& a, int64_t first_row, int row_count) {
   }
 }
 
+namespace {
+
+// Whether an output goes past the cache: it is large, in long runs, and no input lies there.
+bool is_streamed(const RowsArgs& a, const RowStreams& streams, const RowsPlan& plan, int s) {
+  const auto& o = a.operand[streams.index[s]];
+  const int64_t item = size_of(o.dtype), row = o.row_strides[0];
+  if (s < streams.inputs || a.rows * a.n * item < kStreamFrom) return false;
+  for (int in = 0; in < streams.inputs; ++in)
+    if (a.operand[streams.index[in]].data == o.data) return false;
+  if (!plan.across) return o.element_stride == item && a.n * item >= kStreamRun;
+  if (o.element_stride == item) return row == a.n * item && a.row_shape[0] >= plan.tile_rows;
+  return row == item && smaller(a.row_shape[0], plan.tile_rows) * item >= kStreamRun;
+}
+
+}  // namespace
+
 template <class T>
 RowBuffers<T>::RowBuffers(const RowsArgs& a, const RowStreams& streams, const RowsPlan& plan)
     : args_(a), streams_(streams), plan_(plan) {
@@ -83,7 +100,8 @@ RowBuffers<T>::RowBuffers(const RowsArgs& a, const RowStreams& streams, const Ro
   int buffers = plan.across ? 1 : 0;  // one for scratch_
   for (int s = 0; s < count; ++s) {
     const auto& o = a.operand[streams.index[s]];
-    in_place[s] = !plan.across && o.dtype == dtype_of<T> && o.element_stride == sizeof(T);
+    streamed_[s] = is_streamed(a, streams, plan, s);
+    in_place[s] = !plan.across && o.dtype == dtype_of<T> && o.element_stride == sizeof(T) && !streamed_[s];
     // Across, the output takes the place of the first input, element by element.
     if (!in_place[s] && !(plan.across && s >= streams.inputs && streams.inputs > 0)) ++buffers;
   }
@@ -100,7 +118,18 @@ RowBuffers<T>::RowBuffers(const RowsArgs& a, const RowStreams& streams, const Ro
 }
 template <class T>
 RowBuffers<T>::~RowBuffers() {
+  for (int s = streams_.inputs; s < streams_.inputs + streams_.outputs; ++s)
+    if (streamed_[s]) finish_streaming();
   std::free(memory_);
+}
+
+template <class T>
+void RowBuffers<T>::put(int s, const T* from, char* to, int64_t n) const {
+  const Dtype dtype = args_.operand[streams_.index[s]].dtype;
+  if (streamed_[s])
+    stream_run<T>(dtype, from, to, n);
+  else
+    store_run<T>(dtype, from, to, size_of(dtype), n);
 }
 
 template <class T>
@@ -156,7 +185,11 @@ void RowBuffers<T>::store(const RowTile& tile, int64_t begin, int64_t n) {
     const int k = streams_.index[s];
     const auto& o = args_.operand[k];
     if (!plan_.across) {
-      store_run<T>(o.dtype, buffer_[s], tile.run[0].base[k] + begin * o.element_stride, o.element_stride, n);
+      char* to = tile.run[0].base[k] + begin * o.element_stride;
+      if (o.element_stride == size_of(o.dtype))
+        put(s, buffer_[s], to, n);
+      else
+        store_run<T>(o.dtype, buffer_[s], to, o.element_stride, n);
       continue;
     }
     for (int r = 0; r < tile.runs; ++r) {
@@ -165,18 +198,17 @@ void RowBuffers<T>::store(const RowTile& tile, int64_t begin, int64_t n) {
       const T* from = buffer_[s] + run.lane;
       const int64_t row = o.row_strides[0], item = size_of(o.dtype);
       if (o.element_stride == item && run.count > 1) {
-        if (o.dtype == dtype_of<T>) {
+        if (o.dtype == dtype_of<T> && !streamed_[s]) {
           transpose(from, plan_.tile_rows, reinterpret_cast<T*>(to), row / item, n, run.count);
           continue;
         }
         transpose(from, plan_.tile_rows, scratch_, n, n, run.count);
         if (row == n * item)
-          store_run<T>(o.dtype, scratch_, to, item, run.count * n);
+          put(s, scratch_, to, run.count * n);
         else
           for (int j = 0; j < run.count; ++j) store_run<T>(o.dtype, scratch_ + j * n, to + j * row, item, n);
-      } else if (o.dtype == dtype_of<T> && row == item) {
-        for (int64_t i = 0; i < n; ++i)
-          std::memcpy(to + i * o.element_stride, from + i * plan_.tile_rows, run.count * sizeof(T));
+      } else if (row == item) {
+        for (int64_t i = 0; i < n; ++i) put(s, from + i * plan_.tile_rows, to + i * o.element_stride, run.count);
       } else {
         for (int64_t i = 0; i < n; ++i)
           store_run<T>(o.dtype, from + i * plan_.tile_rows, to + i * o.element_stride, row, run.count);

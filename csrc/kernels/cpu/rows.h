@@ -169,10 +169,12 @@ class RowBuffers {
   void store(const RowTile& tile, int64_t begin, int64_t n);
 
  private:
+  void put(int s, const T* from, char* to, int64_t n) const;  // adjacent elements of an output
   const RowsArgs& args_;
   const RowStreams& streams_;
   const RowsPlan& plan_;
   T* buffer_[kMaxStreams];  // null for an operand used in place
+  bool streamed_[kMaxStreams];
   RowSource source_[kMaxStreams];
   T* scratch_;  // rows before they are transposed
   T* memory_;
