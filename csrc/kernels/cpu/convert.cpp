@@ -6,41 +6,44 @@
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
-constexpr int64_t kAhead = 4096;       // elements
+constexpr int64_t kAhead = 4096;      // elements
 constexpr int64_t kConverted = 1024;  // elements converted at a time before they are streamed
 
-// The loops of contiguous runs of 16-bit floats, where the ISA converts registers at once.
+template <class S>
+constexpr bool is_half = std::is_same_v<S, f16> || std::is_same_v<S, bf16>;
+
+// The loops of contiguous runs: of 16-bit floats, registers are converted at once where the ISA can.
 template <class T, class S>
 FASTGRAD_INLINE void load_contiguous(T* __restrict to, const S* __restrict from, int64_t n,
                                      [[maybe_unused]] bool prefetch) {
   int64_t i = 0;
-#if defined(__AVX512F__)
-  if constexpr (std::is_same_v<S, f16> && std::is_same_v<T, float>)
-    for (; i + 16 <= n; i += 16)
-      _mm512_storeu_ps(to + i, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i))));
-  if constexpr (std::is_same_v<S, bf16> && std::is_same_v<T, float>)
-    for (; i + 32 <= n; i += 32) {
+  if constexpr (is_half<S> && std::is_same_v<T, float>)
+    for (; i + Vec<T>::size <= n; i += Vec<T>::size) {
       if (prefetch) __builtin_prefetch(from + i + kAhead, 0, 2);
-      for (int h = 0; h < 32; h += 16)
-        _mm512_storeu_si512(
-            to + i + h,
-            _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i + h))),
-                              16));
+      load_as<T>(from + i).store(to + i);
     }
-#elif defined(__F16C__)
-  if constexpr (std::is_same_v<S, f16> && std::is_same_v<T, float>)
-    for (; i + 8 <= n; i += 8)
-      _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
-#endif
   for (; i < n; ++i) to[i] = T(from[i]);
 }
 template <class T, class S>
 FASTGRAD_INLINE void store_contiguous(const T* __restrict from, S* __restrict to, int64_t n) {
   int64_t i = 0;
 #if defined(__AVX512F__)
-  if constexpr (std::is_same_v<S, f16> && std::is_same_v<T, float>)
-    for (; i + 16 <= n; i += 16)
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm512_cvtps_ph(_mm512_loadu_ps(from + i), 0));
+  if constexpr (is_half<S> && std::is_same_v<T, float>)
+    for (; i + 16 <= n; i += 16) {
+      const __m512 x = _mm512_loadu_ps(from + i);
+      __m256i half;
+      if constexpr (std::is_same_v<S, f16>) {
+        half = _mm512_cvtps_ph(x, 0);
+      } else {  // as bf16(float)
+        const __m512i u = _mm512_castps_si512(x),
+                      last = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+        const __m512i rounded =
+            _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff))), 16);
+        half = _mm512_cvtepi32_epi16(
+            _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc0)));
+      }
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), half);
+    }
 #elif defined(__F16C__)
   if constexpr (std::is_same_v<S, f16> && std::is_same_v<T, float>)
     for (; i + 8 <= n; i += 8)
@@ -100,24 +103,21 @@ void store_run(Dtype dtype, const T* from, char* to, int64_t stride, int64_t n) 
   }
 }
 template <class T>
-void stream_run(Dtype dtype, const T* from, char* to, int64_t n) {
+void stream_run(Dtype dtype, const T* from, char* to, int64_t n, StreamWriter& writer) {
   const int64_t size = size_of(dtype);
-  if (dtype == dtype_of<T>) return stream_bytes(to, reinterpret_cast<const char*>(from), n * size);
+  if (dtype == dtype_of<T>) return writer.write(to, reinterpret_cast<const char*>(from), n * size);
   alignas(64) char converted[kConverted * 8];
-  for (int64_t i = 0; i < n;) {
-    const int64_t to_line = bytes_to_line(to, 64) / size, most = to_line > 0 ? to_line : kConverted;
-    const int64_t count = n - i < most ? n - i : most;
+  for (int64_t i = 0; i < n; i += kConverted) {
+    const int64_t count = n - i < kConverted ? n - i : kConverted;
     store_run<T>(dtype, from + i, converted, size, count);
-    stream_bytes(to, converted, count * size);
-    i += count;
-    to += count * size;
+    writer.write(to + i * size, converted, count * size);
   }
 }
 
 #define FASTGRAD_INSTANTIATE(T)                                              \
   template void load_run<T>(Dtype, T*, const char*, int64_t, int64_t, bool); \
-  template void store_run<T>(Dtype, const T*, char*, int64_t, int64_t);       \
-  template void stream_run<T>(Dtype, const T*, char*, int64_t);
+  template void store_run<T>(Dtype, const T*, char*, int64_t, int64_t);      \
+  template void stream_run<T>(Dtype, const T*, char*, int64_t, StreamWriter&);
 FASTGRAD_INSTANTIATE(float)
 FASTGRAD_INSTANTIATE(double)
 FASTGRAD_INSTANTIATE(int64_t)

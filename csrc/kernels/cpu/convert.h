@@ -1,4 +1,4 @@
-// Runs of elements from and to their compute type (float, double or an integer type).
+// Runs and registers of elements from and to their compute type (float, double or an integer type).
 //
 // load_run and store_run dispatch on the dtype once a run; the loops behind them (convert.cpp) are plain, so that the
 // compiler vectorizes them. Floating-point stores round to nearest even.
@@ -15,9 +15,10 @@ template <class T>
 void load_run(Dtype dtype, T* to, const char* from, int64_t stride, int64_t n, bool prefetch = true);
 template <class T>
 void store_run(Dtype dtype, const T* from, char* to, int64_t stride, int64_t n);
-// The same to adjacent elements, past the cache: see stream.h, whose finish_streaming() must follow.
+// The same to adjacent elements, past the cache (stream.h).
+class StreamWriter;
 template <class T>
-void stream_run(Dtype dtype, const T* from, char* to, int64_t n);
+void stream_run(Dtype dtype, const T* from, char* to, int64_t n, StreamWriter& writer);
 
 template <class T>
 constexpr Dtype dtype_of = std::is_same_v<T, float>     ? Dtype::f32
@@ -65,6 +66,59 @@ struct f16 {
     return std::bit_cast<float>(u | sign);
   }
 };
+
+// A register of T from adjacent numbers of type S.
+template <class T, class S>
+FASTGRAD_INLINE Vec<T> load_as(const S* p) {
+  using V = Vec<T>;
+  if constexpr (std::is_same_v<T, S>) {
+    return V::load(p);
+  } else if constexpr (std::is_same_v<S, bf16>) {
+#if defined(__AVX512F__)
+    const __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return V(typename V::Register(_mm512_slli_epi32(words, 16)));
+#elif defined(__AVX2__)
+    const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return V(typename V::Register(_mm256_slli_epi32(words, 16)));
+#else
+    typedef uint16_t Halves __attribute__((vector_size(kVecBytes / 2)));
+    typedef uint32_t Words __attribute__((vector_size(kVecBytes)));
+    Halves half;
+    std::memcpy(&half, p, sizeof half);
+    return V(typename V::Register(__builtin_convertvector(half, Words) << 16));
+#endif
+  } else {
+#if defined(__AVX512F__)
+    return V(
+        typename V::Register(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))));
+#elif defined(__F16C__)
+    return V(typename V::Register(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))));
+#else
+    T lane[V::size];
+    for (int i = 0; i < V::size; ++i) lane[i] = T(p[i]);
+    return V::load(lane);
+#endif
+  }
+}
+// From the first n of them; the other lanes hold `fill`.
+template <class T, class S>
+FASTGRAD_INLINE Vec<T> load_as(const S* p, int64_t n, T fill = 0) {
+  using V = Vec<T>;
+  if constexpr (std::is_same_v<T, S>) {
+    return V::load(p, n, fill);
+  } else {
+#if defined(__AVX512F__)
+    alignas(32) S lane[V::size];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(lane), _mm256_maskz_loadu_epi16(V::first_lanes(n), p));
+    return (typename V::Register)_mm512_mask_mov_ps((__m512)V(fill).v, V::first_lanes(n), (__m512)load_as<T>(lane).v);
+#else
+    S lane[V::size];
+    std::memset(lane, 0, sizeof lane);
+    std::memcpy(lane, p, n * sizeof(S));
+    return select(V::first_lanes(n), load_as<T>(lane), V(fill));
+#endif
+  }
+}
 
 struct b8 {
   uint8_t bits;

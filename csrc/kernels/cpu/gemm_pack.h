@@ -60,46 +60,21 @@ FASTGRAD_INLINE void store_first(Vec<T> v, T* p, int64_t n) {
 #endif
 }
 
-typedef uint16_t Halves __attribute__((vector_size(kVecBytes / 2)));
-typedef uint32_t Words __attribute__((vector_size(kVecBytes)));
-
-// A register of T from adjacent numbers of type S; from the first n of them, the others 0.
+// A register of pairs that are adjacent in memory; of the first n of them, the others 0.
 template <class T, class S>
+  requires(kNumbers<T> == 2)
 FASTGRAD_INLINE Vec<T> load_as(const S* p) {
-  using V = Vec<T>;
-  if constexpr (std::is_same_v<T, S>) {
-    return V::load(p);
-  } else if constexpr (kNumbers<T> == 2) {
-    V pairs;
-    std::memcpy(&pairs.v, p, sizeof pairs.v);
-    return pairs;
-  } else if constexpr (std::is_same_v<S, bf16>) {
-    Halves half;
-    std::memcpy(&half, p, sizeof half);
-    return V(typename V::Register(__builtin_convertvector(half, Words) << 16));
-  } else {
-#if defined(__AVX512F__)
-    return V(
-        typename V::Register(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))));
-#elif defined(__F16C__)
-    return V(typename V::Register(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))));
-#else
-    T lane[V::size];
-    for (int i = 0; i < V::size; ++i) lane[i] = T(p[i]);
-    return V::load(lane);
-#endif
-  }
+  Vec<T> pairs;
+  std::memcpy(&pairs.v, p, sizeof pairs.v);
+  return pairs;
 }
 template <class T, class S>
-FASTGRAD_INLINE Vec<T> load_as(const S* p, int64_t n) {
-  if constexpr (std::is_same_v<T, S>) {
-    return load_first(p, n);
-  } else {
-    S lane[Vec<T>::size * kNumbers<T>];
-    std::memset(lane, 0, sizeof lane);
-    for (int64_t i = 0; i < n; ++i) lane[i] = p[i];
-    return load_as<T>(lane);
-  }
+  requires(kNumbers<T> == 2)
+FASTGRAD_INLINE Vec<T> load_as(const S* p, int64_t n, T = 0) {
+  S lane[2 * Vec<T>::size];
+  std::memset(lane, 0, sizeof lane);
+  std::memcpy(lane, p, n * sizeof(S));
+  return load_as<T>(lane);
 }
 
 // An element of a panel at p, of numbers `step` apart along k; `k` of them, at least one, are left.

@@ -9,7 +9,7 @@
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
-constexpr int64_t kBlockBytes = 4096;  // of an operand gathered at a time, or a result streamed: a few fit L1
+constexpr int64_t kBlockBytes = 2048;  // of an operand gathered at a time, or a result streamed: a few fit L1
 constexpr int64_t kLongRun = 256;      // elements worth a call of the formula
 constexpr int64_t kGrain = 32768;      // elements worth a thread
 // A tile, where an operand is contiguous along dimension 1: a cache line of it is read once, whole.
@@ -72,6 +72,7 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
   constexpr int64_t kBlock = kBlockBytes / sizeof(T);
   alignas(64) T scratch[kMaxOperands][kBlock];
   bool direct[kMaxOperands], all_direct = true, constant[kMaxOperands], streamed[kMaxOperands];
+  StreamWriter writer[kMaxOperands];
   for (int k = 0; k < a.operands; ++k) {
     const Operand& o = a.operand[k];
     constant[k] = !o.data;
@@ -104,7 +105,7 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
       if (operand[k] == scratch[k])
         for_runs(a, at, n, [&](int64_t done, const Position& p, int64_t length) {
           if (streamed[k])
-            stream_run<T>(o.dtype, scratch[k] + done, p.of(a, o), length);
+            stream_run<T>(o.dtype, scratch[k] + done, p.of(a, o), length, writer[k]);
           else
             store_run<T>(o.dtype, scratch[k] + done, p.of(a, o), o.strides[0], length);
         });
@@ -115,8 +116,6 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
     });
     i += n;
   }
-  for (int k = 0; k < a.outputs; ++k)
-    if (streamed[k]) finish_streaming();
 }
 
 // Whether an operand lies transposed to dimension 0, so that reading along it would touch a line an element.
@@ -139,6 +138,7 @@ void map_tiles(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
   const int64_t across = (a.shape[0] + kTileColumns - 1) / kTileColumns,
                 down = (a.shape[1] + kTileRows - 1) / kTileRows;
   bool streamed[kMaxOperands], direct[kMaxOperands];
+  StreamWriter writer[kMaxOperands];
   for (int k = 0; k < a.operands; ++k) {
     streamed[k] = is_streamed(a, k);
     direct[k] = is_direct<T>(a.operand[k]) && !streamed[k];
@@ -181,14 +181,12 @@ void map_tiles(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
       for (int k = 0; k < a.outputs; ++k) {
         const Operand& o = a.operand[k];
         if (streamed[k])
-          stream_run<T>(o.dtype, scratch[k][r], base[k] + r * o.strides[1], columns);
+          stream_run<T>(o.dtype, scratch[k][r], base[k] + r * o.strides[1], columns, writer[k]);
         else if (!direct[k])
           store_run<T>(o.dtype, scratch[k][r], base[k] + r * o.strides[1], o.strides[0], columns);
       }
     }
   }
-  for (int k = 0; k < a.outputs; ++k)
-    if (streamed[k]) finish_streaming();
 }
 
 template <class T>

@@ -13,6 +13,7 @@ namespace {
 constexpr int64_t kTileBytes = 1 << 18;       // a tile of one operand: a few fit L2
 constexpr int64_t kLongBlock = 4096;          // elements of a row that is read twice anyway: stays in L1
 constexpr int64_t kPieceElements = 32768;     // worth a thread
+constexpr int64_t kLead = 8192;               // bytes from a block to what is fetched meanwhile, at least
 constexpr int kShortTile = 64;                // rows
 constexpr int64_t kShortRow = 4 * kVecBytes;  // bytes; below, lanes are better filled with rows
 
@@ -48,6 +49,16 @@ RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_b
   plan.piece_rows = larger(kPieceElements / larger(a.n, 1), (a.rows + kMaxPieces - 1) / kMaxPieces);
   plan.piece_rows = round_up(larger(plan.piece_rows, 1), plan.tile_rows);
   plan.pieces = (a.rows + plan.piece_rows - 1) / plan.piece_rows;
+  plan.stored = a.compute;
+  if (!plan.across && a.compute == Dtype::f32 && streams.inputs > 0) {
+    const Dtype dtype = a.operand[streams.index[0]].dtype;
+    bool all = dtype == Dtype::bf16 || dtype == Dtype::f16;
+    for (int s = 0; s < streams.inputs; ++s) {
+      const auto& o = a.operand[streams.index[s]];
+      all &= o.dtype == dtype && o.element_stride == size_of(dtype);
+    }
+    if (all) plan.stored = dtype;
+  }
   return plan;
 }
 
@@ -101,7 +112,8 @@ RowBuffers<T>::RowBuffers(const RowsArgs& a, const RowStreams& streams, const Ro
   for (int s = 0; s < count; ++s) {
     const auto& o = a.operand[streams.index[s]];
     streamed_[s] = is_streamed(a, streams, plan, s);
-    in_place[s] = !plan.across && o.dtype == dtype_of<T> && o.element_stride == sizeof(T) && !streamed_[s];
+    const Dtype wanted = s < streams.inputs ? plan.stored : dtype_of<T>;
+    in_place[s] = !plan.across && o.dtype == wanted && o.element_stride == size_of(wanted) && !streamed_[s];
     // Across, the output takes the place of the first input, element by element.
     if (!in_place[s] && !(plan.across && s >= streams.inputs && streams.inputs > 0)) ++buffers;
   }
@@ -118,28 +130,29 @@ RowBuffers<T>::RowBuffers(const RowsArgs& a, const RowStreams& streams, const Ro
 }
 template <class T>
 RowBuffers<T>::~RowBuffers() {
-  for (int s = streams_.inputs; s < streams_.inputs + streams_.outputs; ++s)
-    if (streamed_[s]) finish_streaming();
   std::free(memory_);
 }
 
 template <class T>
-void RowBuffers<T>::put(int s, const T* from, char* to, int64_t n) const {
+void RowBuffers<T>::put(int s, const T* from, char* to, int64_t n) {
   const Dtype dtype = args_.operand[streams_.index[s]].dtype;
   if (streamed_[s])
-    stream_run<T>(dtype, from, to, n);
+    stream_run<T>(dtype, from, to, n, writer_[s]);
   else
     store_run<T>(dtype, from, to, size_of(dtype), n);
 }
 
 template <class T>
-void RowBuffers<T>::load(const RowTile& tile, int64_t begin, int64_t n, bool gather, T** data) {
+void RowBuffers<T>::load(const RowTile& tile, int64_t begin, int64_t n, bool gather, void** data) {
   for (int s = 0; s < streams_.inputs + streams_.outputs; ++s) {
     const int k = streams_.index[s];
     const auto& o = args_.operand[k];
-    if (!plan_.across) source_[s] = {tile.run[0].base[k] + (begin + n) * o.element_stride, o.element_stride};
+    if (!plan_.across) {
+      const int64_t bytes = n * o.element_stride;
+      source_[s] = {tile.run[0].base[k] + begin * o.element_stride + larger(bytes, kLead), o.element_stride};
+    }
     if (!buffer_[s]) {
-      data[s] = reinterpret_cast<T*>(tile.run[0].base[k] + begin * o.element_stride);
+      data[s] = tile.run[0].base[k] + begin * o.element_stride;
       continue;
     }
     data[s] = buffer_[s];
@@ -179,7 +192,7 @@ void RowBuffers<T>::load(const RowTile& tile, int64_t begin, int64_t n, bool gat
 }
 
 template <class T>
-void RowBuffers<T>::store(const RowTile& tile, int64_t begin, int64_t n) {
+void RowBuffers<T>::store(const RowTile& tile, int64_t begin, int64_t n, int64_t loaded) {
   for (int s = streams_.inputs; s < streams_.inputs + streams_.outputs; ++s) {
     if (!buffer_[s]) continue;
     const int k = streams_.index[s];
@@ -187,9 +200,9 @@ void RowBuffers<T>::store(const RowTile& tile, int64_t begin, int64_t n) {
     if (!plan_.across) {
       char* to = tile.run[0].base[k] + begin * o.element_stride;
       if (o.element_stride == size_of(o.dtype))
-        put(s, buffer_[s], to, n);
+        put(s, buffer_[s] + loaded, to, n);
       else
-        store_run<T>(o.dtype, buffer_[s], to, o.element_stride, n);
+        store_run<T>(o.dtype, buffer_[s] + loaded, to, o.element_stride, n);
       continue;
     }
     for (int r = 0; r < tile.runs; ++r) {

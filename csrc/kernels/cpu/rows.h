@@ -3,22 +3,24 @@
 // Layout: a formula sees blocks of its compute type in one of two shapes. Along: contiguous elements of one row fill
 // the lanes of a register. Across: a tile of adjacent rows lies side by side, element by element, so that each lane is
 // a row; this serves rows whose elements are strided (softmax over dimension 0: the tile is gathered by whole cache
-// lines) and rows too short to fill registers. A block is used in place where layout and dtype allow (along), and
-// otherwise gathered into a buffer that fits the cache, and scattered after.
-// Passes: accumulate() over all blocks of a row, then emit() over all blocks. A row that is one block is read once; a
-// longer one is read again by emit().
-// Numerics: shapes and blocks depend on the arguments only, and lanes do the same arithmetic wherever they lie.
-// Parallel: the rows are cut in pieces that do not depend on the number of threads; what a formula sums over rows it
-// sums per piece, and the pieces are combined in order.
+// lines) and rows too short to fill registers. A block is used in place where its layout allows (along; inputs of
+// 16-bit floats are widened as they are loaded), and otherwise gathered into a buffer that fits the cache, and
+// scattered after. Passes: accumulate() over all blocks of a row, then emit() over all blocks. A row that is one block
+// is read once; a longer one is read again by emit(). Numerics: shapes and blocks depend on the arguments only, and
+// lanes do the same arithmetic wherever they lie. Parallel: the rows are cut in pieces that do not depend on the number
+// of threads; what a formula sums over rows it sums per piece, and the pieces are combined in order.
 #pragma once
+#include "convert.h"
 #include "parallel.h"
 #include "simd.h"
+#include "stream.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
 constexpr int kTileRows = 256;  // most rows of a tile; a multiple of every register's lanes
 constexpr int kMaxStreams = 3;  // operands of which a formula sees whole rows
 constexpr int kMaxPieces = 1024;
+constexpr int64_t kStreamedAtOnce = 512;  // elements; a multiple of every register's lanes
 
 // Adjacent rows, in runs along dimension 0 of the row index space.
 struct RowTile {
@@ -51,6 +53,7 @@ struct RowsPlan {
   int64_t block;               // elements of a row at a time
   int64_t piece_rows, pieces;  // rows a piece, a multiple of tile_rows
   bool single;                 // the row is one block
+  Dtype stored;                // of the inputs, where they are used in place
 };
 
 // What a formula reads and writes by rows: args.operand[index[0..inputs)] and args.operand[index[inputs..)].
@@ -72,14 +75,17 @@ struct RowSource {
   int64_t item = 0;
 };
 
-template <class T, bool Across>
+// The first `Inputs` streams are of type S in memory.
+template <class T, bool Across, class S = T, int Inputs = 0>
 struct RowBlock {
   using V = Vec<T>;
   static constexpr bool rows_in_lanes = Across;
-  T* data[kMaxStreams];  // at the first lane of the group
+  static constexpr int kStored = Inputs;
+  void* data[kMaxStreams];  // at the first lane of the group
   const RowSource* source;
   int64_t pitch;     // across: from one element of a row to the next
   int64_t begin, n;  // the block's place in the row
+  int64_t loaded;    // and in what was loaded
   int lane, rows;    // the group's first lane in the tile, and how many of its lanes are rows
 
   template <class F>
@@ -92,13 +98,19 @@ struct RowBlock {
       if (i < n) f(Part{i, n - i});
     }
   }
-  FASTGRAD_INLINE T* at(int k, int64_t i) const { return data[k] + (Across ? i * pitch : i); }
-  FASTGRAD_INLINE V load(int k, Whole s, T = 0) const { return V::load(at(k, s.i)); }
-  FASTGRAD_INLINE V load(int k, Part s, T fill = 0) const { return V::load(at(k, s.i), s.count, fill); }
+  FASTGRAD_INLINE T* at(int k, int64_t i) const { return static_cast<T*>(data[k]) + (Across ? i * pitch : i); }
+  FASTGRAD_INLINE V load(int k, Whole s, T = 0) const {
+    if (k < Inputs) return load_as<T>(static_cast<const S*>(data[k]) + s.i);
+    return V::load(at(k, s.i));
+  }
+  FASTGRAD_INLINE V load(int k, Part s, T fill = 0) const {
+    if (k < Inputs) return load_as<T>(static_cast<const S*>(data[k]) + s.i, s.count, fill);
+    return V::load(at(k, s.i), s.count, fill);
+  }
   // Calls for what follows the block in memory, as far on: the next block or row, while this one is computed on.
   template <class Step>
   FASTGRAD_INLINE void prefetch_next(int k, Step s) const {
-    if constexpr (!Across) __builtin_prefetch(source[k].next + s.i * source[k].item, 0, 2);
+    if constexpr (!Across) __builtin_prefetch(source[k].next + (loaded + s.i) * source[k].item, 0, 2);
   }
   FASTGRAD_INLINE void store(int k, Whole s, V v) const { v.store(at(k, s.i)); }
   FASTGRAD_INLINE void store(int k, Part s, V v) const { v.store(at(k, s.i), s.count); }
@@ -114,11 +126,11 @@ struct RowBlock {
     V acc[ways];
     for (V& v : acc) v = init;
     int64_t i = 0;
+    if constexpr (!Across)  // first, so that the whole registers hide its latency
+      if (const int64_t rest = n % V::size; rest > 0) acc[0] = combine(acc[0], term(Part{n - rest, rest}));
     for (; i + ways * step <= n; i += ways * step)
       for (int w = 0; w < ways; ++w) acc[w] = combine(acc[w], term(Whole{i + w * step}));
     for (; i + step <= n; i += step) acc[0] = combine(acc[0], term(Whole{i}));
-    if constexpr (!Across)
-      if (i < n) acc[0] = combine(acc[0], term(Part{i, n - i}));
     return combine(combine(acc[0], acc[1]), combine(acc[2], acc[3]));
   }
   // The lanes' partial results as one, in every lane; across, lanes are rows and stay apart.
@@ -164,17 +176,21 @@ class RowBuffers {
   RowBuffers(const RowBuffers&) = delete;
   RowBuffers& operator=(const RowBuffers&) = delete;
   // Points data[] at elements [begin, begin + n) of the tile's rows, gathering the inputs if `gather`.
-  void load(const RowTile& tile, int64_t begin, int64_t n, bool gather, T** data);
+  void load(const RowTile& tile, int64_t begin, int64_t n, bool gather, void** data);
   const RowSource* sources() const { return source_; }  // of the block loaded last
-  void store(const RowTile& tile, int64_t begin, int64_t n);
+  // Stores elements [begin, begin + n), which are `loaded` elements into the buffers.
+  void store(const RowTile& tile, int64_t begin, int64_t n, int64_t loaded);
+  // Elements of n after which to store: stores past the cache must not come in long bursts, or the others wait.
+  int64_t emitted_at_once(int64_t n) const { return streamed_[streams_.inputs] ? kStreamedAtOnce : n; }
 
  private:
-  void put(int s, const T* from, char* to, int64_t n) const;  // adjacent elements of an output
+  void put(int s, const T* from, char* to, int64_t n);  // adjacent elements of an output
   const RowsArgs& args_;
   const RowStreams& streams_;
   const RowsPlan& plan_;
   T* buffer_[kMaxStreams];  // null for an operand used in place
   bool streamed_[kMaxStreams];
+  StreamWriter writer_[kMaxStreams];
   RowSource source_[kMaxStreams];
   T* scratch_;  // rows before they are transposed
   T* memory_;
@@ -204,14 +220,21 @@ struct RowFormula {
 template <class F>
 concept Accumulates = requires { F::accumulates; };
 
-template <class T, bool Across, class Formula>
+template <class T, bool Across, class S, class Formula>
 FASTGRAD_INLINE void rows_tile(const RowsPlan& plan, RowBuffers<T>& buffers, const RowTile& tile, int64_t n,
                                Formula& f) {
-  using B = RowBlock<T, Across>;
-  const auto groups = [&](int64_t begin, int64_t length, T* const* data, const auto& pass) {
+  using B = RowBlock<T, Across, S, std::is_same_v<S, T> ? 0 : Formula::streams.inputs>;
+  // Elements [begin, begin + length), which are `loaded` elements into `data`.
+  const auto groups = [&](int64_t begin, int64_t length, int64_t loaded, void* const* data, const auto& pass) {
     for (int lane = 0; lane < (Across ? tile.rows : 1); lane += B::V::size) {
       B block;
-      for (int k = 0; k < kMaxStreams; ++k) block.data[k] = data[k] + (Across ? lane : 0);
+      for (int k = 0; k < kMaxStreams; ++k) {
+        if (k < B::kStored)
+          block.data[k] = static_cast<S*>(data[k]) + loaded;
+        else
+          block.data[k] = static_cast<T*>(data[k]) + (Across ? lane : loaded);
+      }
+      block.loaded = loaded;
       block.source = buffers.sources();
       block.pitch = plan.tile_rows;
       block.begin = begin;
@@ -221,28 +244,32 @@ FASTGRAD_INLINE void rows_tile(const RowsPlan& plan, RowBuffers<T>& buffers, con
       pass(block);
     }
   };
-  T* data[kMaxStreams] = {};
+  void* data[kMaxStreams] = {};
   f.begin(tile);
   if constexpr (Accumulates<Formula>) {
     for (int64_t begin = 0; begin < n; begin += plan.block) {
       const int64_t length = n - begin < plan.block ? n - begin : plan.block;
       buffers.load(tile, begin, length, true, data);
-      groups(begin, length, data, [&](const B& b) { f.accumulate(b, plan.single); });
+      groups(begin, length, 0, data, [&](const B& b) { f.accumulate(b, plan.single); });
     }
-    groups(0, 0, data, [&](const B& b) { f.finish(b, plan.single); });
+    groups(0, 0, 0, data, [&](const B& b) { f.finish(b, plan.single); });
     f.done(tile);
   }
   if constexpr (Formula::streams.outputs > 0) {
     for (int64_t begin = 0; begin < n; begin += plan.block) {
       const int64_t length = n - begin < plan.block ? n - begin : plan.block;
       if (!Accumulates<Formula> || !plan.single) buffers.load(tile, begin, length, true, data);
-      groups(begin, length, data, [&](const B& b) { f.emit(b, plan.single); });
-      buffers.store(tile, begin, length);
+      const int64_t most = Across ? length : buffers.emitted_at_once(length);
+      for (int64_t i = 0; i < length; i += most) {
+        const int64_t part = length - i < most ? length - i : most;
+        groups(begin + i, part, i, data, [&](const B& b) { f.emit(b, plan.single); });
+        buffers.store(tile, begin + i, part, i);
+      }
     }
   }
 }
 
-template <class T, bool Across, class Formula, class Shared>
+template <class T, bool Across, class S, class Formula, class Shared>
 void rows_pieces(const RowsArgs& a, const RowsPlan& plan, int64_t begin, int64_t end, Shared* shared) {
   RowBuffers<T> buffers(a, Formula::streams, plan);
   RowTile tile;
@@ -253,7 +280,7 @@ void rows_pieces(const RowsArgs& a, const RowsPlan& plan, int64_t begin, int64_t
     const int64_t last = first + plan.piece_rows < a.rows ? first + plan.piece_rows : a.rows;
     for (int64_t r = first; r < last; r += plan.tile_rows) {
       tile.locate(a, r, int(last - r < plan.tile_rows ? last - r : plan.tile_rows));
-      rows_tile<T, Across>(plan, buffers, tile, a.n, f);
+      rows_tile<T, Across, S>(plan, buffers, tile, a.n, f);
     }
     f.end_piece(piece);
   }
@@ -264,10 +291,12 @@ template <class T, class Formula, class Shared>
 int64_t rows_of(const RowsArgs& a, Shared* shared) {
   const RowsPlan plan = plan_rows(a, Formula::streams, Formula::along_block);
   parallel_for(0, plan.pieces, 1, [&](int64_t begin, int64_t end) {
-    if (plan.across)
-      rows_pieces<T, true, Formula>(a, plan, begin, end, shared);
-    else
-      rows_pieces<T, false, Formula>(a, plan, begin, end, shared);
+    if (plan.across) return rows_pieces<T, true, T, Formula>(a, plan, begin, end, shared);
+    if constexpr (std::is_same_v<T, float> && Formula::streams.inputs > 0) {
+      if (plan.stored == Dtype::bf16) return rows_pieces<T, false, bf16, Formula>(a, plan, begin, end, shared);
+      if (plan.stored == Dtype::f16) return rows_pieces<T, false, f16, Formula>(a, plan, begin, end, shared);
+    }
+    rows_pieces<T, false, T, Formula>(a, plan, begin, end, shared);
   });
   return plan.pieces;
 }

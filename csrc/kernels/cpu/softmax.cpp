@@ -25,23 +25,30 @@ struct SoftmaxRows : RowFormula<T> {
   FASTGRAD_INLINE void begin(const RowTile& tile) {
     for (int i = 0; i < tile.lanes(V::size); ++i) max.value[i] = T(-__builtin_inf()), sum.value[i] = 0;
   }
+  // Of a row that is one block, 16-bit inputs are widened once: into the output's buffer.
+  template <class B>
+  static constexpr int kWidened = B::kStored > 0 ? 1 : 0;
   template <class B>
   FASTGRAD_INLINE void accumulate(const B& b, bool whole) {
     const auto x = [&](auto s) { return b.load(0, s, T(-__builtin_inf())); };
-    const V m = b.reduce(V(T(-__builtin_inf())), x, Max());
     if (whole) {
-      const V row_max = B::lanes(m, Max());
+      const auto widened = [&](auto s) {
+        const V v = x(s);
+        if (kWidened<B>) b.store(1, s, v);
+        return v;
+      };
+      const V row_max = B::lanes(b.reduce(V(T(-__builtin_inf())), widened, Max()), Max());
       max.set(b.lane, row_max);
       const auto term = [&](auto s) {
         b.prefetch_next(0, s);
-        const V e = exp(x(s) - row_max);
+        const V e = exp(b.load(kWidened<B>, s, T(-__builtin_inf())) - row_max);
         if constexpr (!Log) b.store(1, s, e);
         return e;
       };
       sum.set(b.lane, b.reduce(V(0), term, Sum()));
     } else {
       math::MaxSum<V> state{max.get(b.lane), sum.get(b.lane)};
-      state.raise(m);
+      state.raise(b.reduce(V(T(-__builtin_inf())), x, Max()));
       const V reference = state.reference();
       state.sum = state.sum + b.reduce(V(0), [&](auto s) { return exp(x(s) - reference); }, Sum());
       max.set(b.lane, state.maximum);
@@ -60,7 +67,7 @@ struct SoftmaxRows : RowFormula<T> {
   FASTGRAD_INLINE void emit(const B& b, bool whole) {
     const V m = max.get(b.lane), r = sum.get(b.lane);
     if (Log)
-      b.each([&](auto s) { b.store(1, s, math::log_softmax(b.load(0, s), m, r)); });
+      b.each([&](auto s) { b.store(1, s, math::log_softmax(b.load(whole ? kWidened<B> : 0, s), m, r)); });
     else if (whole)
       b.each([&](auto s) { b.store(1, s, b.load(1, s) * r); });
     else

@@ -2,7 +2,7 @@
 //
 // An ordinary store first reads the line that it writes, and pushes another out: a third of the traffic of an op of one
 // operand. A whole line that is streamed goes to memory alone. What is written was computed in a block in L1 before;
-// lines that it fills in part are stored as usual. A memory that was just read is best written as usual: its lines are
+// lines that are written in part are stored as usual. Memory that was just read is best written as usual: its lines are
 // there.
 #pragma once
 #include "simd.h"
@@ -27,25 +27,52 @@ FASTGRAD_INLINE void stream_line(char* to, const char* from) {
 #endif
 }
 
-// Bytes up to the next line, at most n.
-FASTGRAD_INLINE int64_t bytes_to_line(const void* p, int64_t n) {
-  const int64_t bytes = int64_t(-reinterpret_cast<uintptr_t>(p) & 63);
-  return bytes < n ? bytes : n;
-}
-
-// A copy whose whole lines are streamed.
-FASTGRAD_INLINE void stream_bytes(char* to, const char* from, int64_t n) {
-  int64_t i = bytes_to_line(to, n);
-  std::memcpy(to, from, i);
-  for (; i + 64 <= n; i += 64) stream_line(to + i, from + i);
-  std::memcpy(to + i, from + i, n - i);
-}
-
-// Streamed stores are seen by other threads, in order, only after this.
-FASTGRAD_INLINE void finish_streaming() {
+// Writes runs of bytes whose whole lines are streamed. A line that two adjacent runs share waits for the second; what
+// is written is in memory, for all threads, when the writer is gone.
+class StreamWriter {
+ public:
+  StreamWriter() = default;
+  StreamWriter(const StreamWriter&) = delete;
+  StreamWriter& operator=(const StreamWriter&) = delete;
+  ~StreamWriter() {
+    if (!next_) return;
+    flush();
 #if defined(__SSE2__)
-  _mm_sfence();
+    _mm_sfence();
 #endif
-}
+  }
+
+  void write(char* to, const char* from, int64_t n) {
+    if (to != next_) {
+      flush();
+      first_ = next_ = to;
+    }
+    if (const int64_t filled = offset(next_); filled > 0) {
+      const int64_t part = n < kLine - filled ? n : kLine - filled;
+      std::memcpy(line_ + filled, from, part);
+      next_ += part, from += part, n -= part;
+      if (filled + part < kLine) return;
+      if (next_ - first_ >= kLine)
+        stream_line(next_ - kLine, line_);
+      else
+        std::memcpy(first_, line_ + kLine - (next_ - first_), next_ - first_);
+    }
+    for (; n >= kLine; n -= kLine, next_ += kLine, from += kLine) stream_line(next_, from);
+    std::memcpy(line_, from, n);
+    next_ += n;
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  static int64_t offset(const char* p) { return int64_t(reinterpret_cast<uintptr_t>(p) & (kLine - 1)); }
+  // Writes the part of a line that waits.
+  void flush() {
+    const int64_t filled = next_ ? offset(next_) : 0, part = next_ - first_ < filled ? next_ - first_ : filled;
+    std::memcpy(next_ - part, line_ + filled - part, part);
+  }
+
+  char *first_ = nullptr, *next_ = nullptr;  // where the run began, and its next byte
+  alignas(kLine) char line_[kLine];
+};
 
 }  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE
