@@ -24,5 +24,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("empty_cache", &ops::empty_cache);
   m.def("cached_bytes", &ops::cached_bytes);
   m.def("multiply_adds", &ops::multiply_adds);
+  m.def("copy_bytes", &ops::copy_bytes);
   m.def("empty_output", &ops::empty_output);
 }

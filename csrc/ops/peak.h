@@ -8,6 +8,9 @@ namespace fastgrad::ops {
 // backend (the emulator) has no such loop.
 double multiply_adds(at::ScalarType type, double count);
 
+// A copy as the kernels write: a large one past the cache. On the emulator, that of the default backend.
+void copy_bytes(const Tensor& to, const Tensor& from);
+
 // Bytes, uninitialized, in memory such as an op's output gets.
 Tensor empty_output(int64_t bytes);
 

@@ -23,8 +23,8 @@ _ARITHMETIC = (torch.float32, torch.float64, torch.bfloat16)
 def step(case: Case, traffic: dict[str, float], device: str) -> tuple[Callable[[], Any], float] | None:
     """A function that does the least any implementation must, and how many times over; None where too little is known.
 
-    That is a copy of as many bytes as the case writes, into a tensor allocated as the ops' outputs are, unless the
-    case writes into an existing one, and a read of what else it reads; for a case bound by arithmetic, multiply-adds
+    That is a copy of as many bytes as the case writes, past the cache where the ops write so, into a tensor allocated
+    as the ops' outputs are, unless the case writes into an existing one, and a read of what else it reads; for a case bound by arithmetic, multiply-adds
     in registers.
     """
     if case.compute_bound:
@@ -37,11 +37,13 @@ def step(case: Case, traffic: dict[str, float], device: str) -> tuple[Callable[[
     extra = torch.zeros(max(0, read - written) // 4, dtype=torch.float32, device=device)
     existing = torch.zeros_like(source) if case.out else None
     new = _C.empty_output if device == "cpu" else lambda n: torch.empty(n, dtype=torch.uint8, device=device)
+    copy = _C.copy_bytes if device == "cpu" else torch.Tensor.copy_
 
     def run() -> Any:
         result = None
         if len(source):
-            result = (new(len(source)) if existing is None else existing).copy_(source)
+            result = new(len(source)) if existing is None else existing
+            copy(result, source)
         return result, extra.sum() if len(extra) > 1024 else None
 
     return run, 1.0
@@ -78,12 +80,12 @@ def measure(threads: int) -> dict[str, float]:
     source, existing = torch.rand(_BYTES // 4), torch.rand(_BYTES // 4)
     limits = {}
     for name, statement, moved in (
-        ("copy into a new tensor of torch, B/s", "y = source.clone()", 2),
-        ("copy into a new tensor, B/s", "y = empty(source.nbytes).copy_(source.view(uint8))", 2),
-        ("copy, B/s", "existing.copy_(source)", 2),
+        ("copy by torch into a new tensor, B/s", "y = source.clone()", 2),
+        ("copy into a new tensor, B/s", "y = empty(source.nbytes); copy(y, source)", 2),
+        ("copy by torch, B/s", "existing.copy_(source)", 2),
         ("read, B/s", "source.sum()", 1),
     ):
-        scope = {"source": source, "existing": existing, "empty": _C.empty_output, "uint8": torch.uint8}
+        scope = {"source": source, "existing": existing, "empty": _C.empty_output, "copy": _C.copy_bytes}
         limits[name] = moved * _BYTES / _median(statement, scope, threads)
     if _C.multiply_adds(torch.float32, 1):
         for dtype in _ARITHMETIC:
