@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <bit>
+#include <mutex>
 
 namespace fastgrad::ops {
 namespace {
@@ -74,7 +75,30 @@ struct Recorded : torch::autograd::Function<Recorded<Outputs>> {
   }
 };
 
+using RecordedOne = Recorded<at::Tensor>;
+using RecordedList = Recorded<Gradients>;
+
 }  // namespace
+}  // namespace fastgrad::ops
+
+// torch's definition of apply differs in the last argument, name(): it demangles a symbol at each call, for the words
+// of an error that no op here can cause, and takes longer than a small kernel.
+namespace torch::autograd {
+template <>
+variable_list CppNode<fastgrad::ops::RecordedOne>::apply(variable_list&& grads) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return CppNode_apply_functional<fastgrad::ops::RecordedOne>(std::move(grads), ctx_, is_variable_input_, output_info_,
+                                                              "fastgrad");
+}
+template <>
+variable_list CppNode<fastgrad::ops::RecordedList>::apply(variable_list&& grads) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return CppNode_apply_functional<fastgrad::ops::RecordedList>(std::move(grads), ctx_, is_variable_input_, output_info_,
+                                                               "fastgrad");
+}
+}  // namespace torch::autograd
+
+namespace fastgrad::ops {
 
 bool needs_recording(const char* op, at::TensorList inputs) {
   bool requires_grad = false;
