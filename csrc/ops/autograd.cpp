@@ -4,8 +4,10 @@
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <bit>
 #include <mutex>
+#include <optional>
 
 namespace fastgrad::ops {
 namespace {
@@ -23,6 +25,13 @@ int64_t pack(BackwardFunction backward, uint64_t present) {
 std::pair<BackwardFunction, uint64_t> unpack(int64_t plan) {
   const auto bits = static_cast<uint64_t>(plan);
   return {reinterpret_cast<BackwardFunction>(bits & ((uint64_t(1) << kAddressBits) - 1)), bits >> kAddressBits};
+}
+
+// Whether backward builds no graph and carries no tangents: then its ops need no autograd layer.
+bool is_final(const Gradients& grads) {
+  if (c10::GradMode::is_enabled()) return false;
+  return std::none_of(grads.begin(), grads.end(),
+                      [](const at::Tensor& g) { return g.defined() && g._fw_grad(/*level=*/0).defined(); });
 }
 
 // `Outputs` is a list of tensors, or one.
@@ -70,6 +79,8 @@ struct Recorded : torch::autograd::Function<Recorded<Outputs>> {
       saved.needed.push_back((present >> i & 1) && ctx->needs_input_grad(edge++));
     bool any_grad = false;
     for (const at::Tensor& g : grads) any_grad |= g.defined();
+    std::optional<at::AutoDispatchBelowAutograd> below;
+    if (is_final(grads)) below.emplace();
     Gradients all = any_grad ? function(saved, grads) : Gradients(inputs);
     Gradients result;
     result.reserve(inputs + 3);
