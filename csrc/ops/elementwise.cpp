@@ -1,9 +1,9 @@
 // Elementwise ops: shapes, promotion and registration; see elementwise.h.
 #include "elementwise.h"
 #include "ops.h"
+#include "outputs.h"
 
 #include <ATen/ExpandUtils.h>
-#include <ATen/ops/empty.h>
 
 namespace fastgrad::ops {
 namespace {
@@ -57,7 +57,7 @@ bool plain(at::TensorList inputs) {
 Tensor plain_elementwise(const ElementwiseSpec& spec, at::TensorList inputs, at::ScalarType common,
                          at::ScalarType result, Number parameter) {
   const Tensor& first = inputs[0];
-  const Tensor out = at::empty(first.sizes(), first.options().dtype(result));
+  const Tensor out = new_tensor(first.sizes(), first.options().dtype(result));
   if (out.numel() == 0) return out;
   place_output(out);
   MapArgs a;
