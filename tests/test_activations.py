@@ -198,6 +198,18 @@ def test_forward_mode_is_refused() -> None:
             F.sigmoid(x)
 
 
+def test_a_gradient_with_a_tangent_is_refused() -> None:
+    import torch.autograd.forward_ad as forward_ad
+
+    x = torch.randn(3, requires_grad=True)
+    w = torch.randn(2, 3, requires_grad=True)
+    for y, inputs in ((F.sigmoid(x), x), (F.linear(x, w), (x, w)), (F.linear(x.view(1, 3), w), w)):
+        with forward_ad.dual_level():
+            grad = forward_ad.make_dual(torch.ones_like(y), torch.ones_like(y))
+            with pytest.raises(NotImplementedError, match="forward-mode"):
+                torch.autograd.grad(y, inputs, grad)
+
+
 @pytest.mark.parametrize("bad", ([1.0], 1.0, None, "x"))
 def test_non_tensors(bad: object) -> None:
     with pytest.raises(TypeError, match="argument 'input'"):

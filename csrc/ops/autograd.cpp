@@ -4,15 +4,19 @@
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <bit>
+#include <mutex>
+#include <optional>
 
 namespace fastgrad::ops {
 namespace {
 
 using torch::autograd::AutogradContext;
 
-// The backward function and which inputs are present share one entry of the node's table, since each entry costs as
-// much as a small kernel: the address takes the lower 48 bits, which is what user space has.
+// All that the node keeps besides tensors is one entry of its table, since each entry costs as much as a small kernel:
+// a number, or a list of that and the step's values. In the number are the backward function and which inputs are
+// present: the address takes the lower 48 bits, which is what user space has.
 constexpr int kAddressBits = 48;
 int64_t pack(BackwardFunction backward, uint64_t present) {
   TORCH_INTERNAL_ASSERT(present < 1 << (64 - kAddressBits));
@@ -21,6 +25,13 @@ int64_t pack(BackwardFunction backward, uint64_t present) {
 std::pair<BackwardFunction, uint64_t> unpack(int64_t plan) {
   const auto bits = static_cast<uint64_t>(plan);
   return {reinterpret_cast<BackwardFunction>(bits & ((uint64_t(1) << kAddressBits) - 1)), bits >> kAddressBits};
+}
+
+// Whether backward builds no graph and carries no tangents: then its ops need no autograd layer.
+bool is_final(const Gradients& grads) {
+  if (c10::GradMode::is_enabled()) return false;
+  return std::none_of(grads.begin(), grads.end(),
+                      [](const at::Tensor& g) { return g.defined() && g._fw_grad(/*level=*/0).defined(); });
 }
 
 // `Outputs` is a list of tensors, or one.
@@ -41,12 +52,15 @@ struct Recorded : torch::autograd::Function<Recorded<Outputs>> {
         if (step.non_differentiable[i]) list.push_back(step.outputs[i]);
       ctx->mark_non_differentiable(list);
     }
-    ctx->saved_data["plan"] = pack(backward, present);
+    c10::IValue plan = pack(backward, present);
     if (!step.values.empty()) {
-      c10::impl::GenericList values(c10::AnyType::get());
-      for (c10::IValue& v : step.values) values.push_back(std::move(v));
-      ctx->saved_data["values"] = std::move(values);
+      c10::impl::GenericList list(c10::AnyType::get());
+      list.reserve(step.values.size() + 1);
+      list.push_back(std::move(plan));
+      for (c10::IValue& v : step.values) list.push_back(std::move(v));
+      plan = std::move(list);
     }
+    ctx->saved_data["plan"] = std::move(plan);
     if constexpr (std::is_same_v<Outputs, at::Tensor>)
       return std::move(step.outputs[0]);
     else
@@ -54,27 +68,53 @@ struct Recorded : torch::autograd::Function<Recorded<Outputs>> {
   }
 
   static Gradients backward(AutogradContext* ctx, const Gradients& grads) {
-    const auto& data = ctx->saved_data;
-    const auto [function, present] = unpack(data.at("plan").toInt());
+    const c10::IValue& plan = ctx->saved_data.at("plan");
+    const bool has_values = plan.isList();
+    const auto [function, present] = unpack((has_values ? plan.toListRef()[0] : plan).toInt());
     Saved saved;
     saved.tensors = ctx->get_saved_variables();
-    if (const auto v = data.find("values"); v != data.end())
-      for (const c10::IValue& value : v->second.toListRef()) saved.values.push_back(value);
+    if (has_values) saved.values.assign(plan.toListRef().begin() + 1, plan.toListRef().end());
     const size_t inputs = std::bit_width(present) - 1;
     for (size_t i = 0, edge = 0; i < inputs; ++i)
       saved.needed.push_back((present >> i & 1) && ctx->needs_input_grad(edge++));
     bool any_grad = false;
     for (const at::Tensor& g : grads) any_grad |= g.defined();
+    std::optional<at::AutoDispatchBelowAutograd> below;
+    if (is_final(grads)) below.emplace();
     Gradients all = any_grad ? function(saved, grads) : Gradients(inputs);
     Gradients result;
+    result.reserve(inputs + 3);
     for (size_t i = 0; i < inputs; ++i)
-      if (present >> i & 1) result.push_back(saved.needed[i] ? all[i] : at::Tensor());
+      if (present >> i & 1) result.push_back(saved.needed[i] ? std::move(all[i]) : at::Tensor());
     for (int i = 0; i < 3; ++i) result.emplace_back();  // present, backward and run are no tensors
     return result;
   }
 };
 
+using RecordedOne = Recorded<at::Tensor>;
+using RecordedList = Recorded<Gradients>;
+
 }  // namespace
+}  // namespace fastgrad::ops
+
+// torch's definition of apply differs in the last argument, name(): it demangles a symbol at each call, for the words
+// of an error that no op here can cause, and takes longer than a small kernel.
+namespace torch::autograd {
+template <>
+variable_list CppNode<fastgrad::ops::RecordedOne>::apply(variable_list&& grads) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return CppNode_apply_functional<fastgrad::ops::RecordedOne>(std::move(grads), ctx_, is_variable_input_, output_info_,
+                                                              "fastgrad");
+}
+template <>
+variable_list CppNode<fastgrad::ops::RecordedList>::apply(variable_list&& grads) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return CppNode_apply_functional<fastgrad::ops::RecordedList>(std::move(grads), ctx_, is_variable_input_, output_info_,
+                                                               "fastgrad");
+}
+}  // namespace torch::autograd
+
+namespace fastgrad::ops {
 
 bool needs_recording(const char* op, at::TensorList inputs) {
   bool requires_grad = false;
@@ -95,7 +135,7 @@ Outputs record_as(at::TensorList inputs, BackwardFunction backward, c10::functio
   for (size_t i = 0; i < inputs.size(); ++i)
     if (inputs[i].defined()) present |= int64_t(1) << i;
   if (present == (int64_t(2) << inputs.size()) - 1) return Recorded<Outputs>::apply(inputs, present, backward, forward);
-  Gradients defined;
+  c10::SmallVector<at::Tensor, 6> defined;
   for (const at::Tensor& t : inputs)
     if (t.defined()) defined.push_back(t);
   return Recorded<Outputs>::apply(at::TensorList(defined), present, backward, forward);

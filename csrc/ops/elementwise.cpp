@@ -1,9 +1,9 @@
 // Elementwise ops: shapes, promotion and registration; see elementwise.h.
 #include "elementwise.h"
 #include "ops.h"
+#include "outputs.h"
 
 #include <ATen/ExpandUtils.h>
-#include <ATen/ops/empty.h>
 
 namespace fastgrad::ops {
 namespace {
@@ -43,12 +43,47 @@ void fill_operand(Operand& o, const at::TensorIteratorBase& it, int k, bool imme
   std::copy(it.strides(k).begin(), it.strides(k).end(), o.strides);
 }
 
+// Tensors of one shape, dtype and device, contiguous: one dimension, nothing to promote or broadcast.
+bool plain(at::TensorList inputs) {
+  const Tensor& first = inputs[0];
+  for (const Tensor& t : inputs)
+    if (!t.is_contiguous() || t.dim() == 0 || t.scalar_type() != first.scalar_type() || t.device() != first.device() ||
+        t.sizes() != first.sizes())
+      return false;
+  return true;
+}
+
+// elementwise() of such inputs, which a small kernel spends most of its time in otherwise.
+Tensor plain_elementwise(const ElementwiseSpec& spec, at::TensorList inputs, at::ScalarType common,
+                         at::ScalarType result, Number parameter) {
+  const Tensor& first = inputs[0];
+  const Tensor out = new_tensor(first.sizes(), first.options().dtype(result));
+  if (out.numel() == 0) return out;
+  place_output(out);
+  MapArgs a;
+  a.ndim = 1;
+  a.shape[0] = a.numel = out.numel();
+  a.outputs = 1;
+  a.operands = int(inputs.size()) + 1;
+  a.compute = compute_dtype(common);
+  a.parameter[0] = parameter;
+  for (int k = 0; k < a.operands; ++k) {
+    Operand& o = a.operand[k];
+    o.data = k == 0 ? out.mutable_data_ptr() : const_cast<void*>(inputs[k - 1].const_data_ptr());
+    o.dtype = dtype_of(k == 0 ? result : first.scalar_type());
+    o.strides[0] = size_of(o.dtype);
+  }
+  run_kernel(spec.name, spec.kernel, a, first.device());
+  return out;
+}
+
 }  // namespace
 
 Tensor elementwise(const ElementwiseSpec& spec, at::TensorList inputs, Tensor out, bool in_place, Number parameter) {
   const at::ScalarType common = promoted(inputs, spec.result);
   if (spec.check) spec.check(inputs[0], inputs.size() > 1 ? inputs[1] : Tensor(), common);
   const at::ScalarType result = spec.result == Result::boolean ? at::kBool : common;
+  if (!out.defined() && plain(inputs)) return plain_elementwise(spec, inputs, common, result, parameter);
   const c10::Device device = device_of(spec.name, inputs, out);
   TORCH_CHECK(!out.defined() || c10::canCast(result, out.scalar_type()), "result type ", result,
               " can't be cast to the desired output type ", out.scalar_type());

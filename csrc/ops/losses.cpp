@@ -8,6 +8,8 @@
 
 #include <limits>
 
+#include "outputs.h"
+
 namespace fastgrad::ops {
 namespace {
 
@@ -218,7 +220,7 @@ Tensor loss_forward(const Loss& loss, at::TensorList inputs, int64_t reduction, 
   if (reduction == at::Reduction::None) {
     const bool plain = input.sizes() == target.sizes() && input.is_contiguous() && target.is_contiguous();
     Tensor out = like.defined() ? at::empty_like(like, like.options().dtype(result))
-                 : plain        ? at::empty(shape, input.options().dtype(result).device(device))
+                 : plain        ? new_tensor(shape, input.options().dtype(result).device(device))
                                 : result_of_binary_op(input, target, result, device);
     run_map(loss.name, loss.map, out, inputs, compute, {1, 1}, second);
     return out;
@@ -227,7 +229,7 @@ Tensor loss_forward(const Loss& loss, at::TensorList inputs, int64_t reduction, 
   const int64_t numel = c10::multiply_integers(shape);
   const bool mean = reduction == at::Reduction::Mean;
   if (numel == 0) return at::full({}, mean ? std::numeric_limits<double>::quiet_NaN() : 0.0, options);
-  Tensor out = at::empty({}, options);
+  Tensor out = new_tensor({}, options);
   run_sum(loss.name, loss.sum, out, shape, inputs, compute, number(mean ? numel : int64_t(1)), second);
   return out;
 }
@@ -244,7 +246,7 @@ Tensor loss_backward(const char* op, Kernel<MapArgs> kernel, const Tensor& grad,
   std::array<Tensor, kTensors - 1> all;
   all[0] = grad;
   std::copy(inputs.begin(), inputs.end(), all.begin() + 1);
-  const Tensor out = like.sizes() == shape ? at::empty_like(like) : at::empty(shape, like.options());
+  const Tensor out = like.sizes() == shape ? new_like(like) : new_tensor(shape, like.options());
   const double scale = loss_scale(inputs[0], other, reduction);
   run_map(op, kernel, out, at::TensorList(all.data(), inputs.size() + 1),
           compute_of(inputs[0], other, like.scalar_type()), {scale, 0}, {beta, 0});
@@ -252,7 +254,7 @@ Tensor loss_backward(const char* op, Kernel<MapArgs> kernel, const Tensor& grad,
 }
 
 bool counts_any(const char* op, Kernel<ReduceArgs> kernel, const Tensor& input) {
-  const Tensor count = at::empty({}, input.options().dtype(at::kDouble));
+  const Tensor count = new_tensor({}, input.options().dtype(at::kDouble));
   run_sum(op, kernel, count, input.sizes(), input, compute_dtype(input.scalar_type()), {1, 1}, {0, 0});
   return (count.is_cpu() ? *count.const_data_ptr<double>() : count.item<double>()) != 0;
 }

@@ -42,7 +42,7 @@ Tensor recorded(const char* op, BackwardFunction derivatives, std::initializer_l
     const BelowAutograd below;
     return call();
   }
-  return record(inputs, derivatives, [&] { return Step{{call()}, inputs, values}; })[0];
+  return record_one(inputs, derivatives, [&] { return Step{{call()}, inputs, values}; });
 }
 
 }  // namespace fastgrad::ops

@@ -8,7 +8,8 @@
 #include <ATen/ExpandUtils.h>
 #include <ATen/MemoryOverlap.h>
 #include <ATen/native/Resize.h>
-#include <ATen/ops/empty.h>
+
+#include "outputs.h"
 
 namespace fastgrad::ops {
 namespace {
@@ -173,7 +174,7 @@ void multiply(const char* op, const Matrices& a, const Matrices& b, const Matric
 }
 
 Tensor product(const char* op, const Matrices& a, const Matrices& b, const Epilogue& epilogue = {}) {
-  const Tensor c = at::empty(result_shape(a, b), a.tensor.options());
+  const Tensor c = new_tensor(result_shape(a, b), a.tensor.options());
   if (c.numel() == 0) return c;
   place_output(c);
   multiply(op, a, b, result(c, a, b), epilogue);

@@ -2,6 +2,8 @@
 //
 // c = a b:  da = dc b',  db = a' dc, each summed over the batch dimensions it was broadcast along.
 
+#include <c10/core/GradMode.h>
+
 #include "elementwise.h"
 #include "matmul.h"
 #include "ops.h"
@@ -23,16 +25,23 @@ Tensor matmul(const Tensor& input, const Tensor& other) {
 
 namespace {
 
+// What a product reads, and does not outlive it: where nothing is recorded of it, torch need not know it as a view.
+Tensor transposed(const Tensor& matrix) {
+  std::optional<BelowAutograd> below;
+  if (!c10::GradMode::is_enabled() && !matrix._fw_grad(/*level=*/0).defined()) below.emplace();
+  return matrix.transpose(-2, -1);
+}
+
 // (..., n) as (rows, n): a view wherever strides allow one.
 Tensor rows_of(const Tensor& t) { return t.dim() == 2 ? t : t.dim() == 1 ? t.unsqueeze(0) : t.flatten(0, -2); }
 
 Gradients mm_backward(const Saved& s, const Gradients& g) {
   const Tensor &a = s.tensors[0], &b = s.tensors[1];
-  return {s.needed[0] ? mm(g[0], b.t()) : Tensor(), s.needed[1] ? mm(a.t(), g[0]) : Tensor()};
+  return {s.needed[0] ? mm(g[0], transposed(b)) : Tensor(), s.needed[1] ? mm(transposed(a), g[0]) : Tensor()};
 }
 Gradients bmm_backward(const Saved& s, const Gradients& g) {
   const Tensor &a = s.tensors[0], &b = s.tensors[1];
-  return {s.needed[0] ? bmm(g[0], b.mT()) : Tensor(), s.needed[1] ? bmm(a.mT(), g[0]) : Tensor()};
+  return {s.needed[0] ? bmm(g[0], transposed(b)) : Tensor(), s.needed[1] ? bmm(transposed(a), g[0]) : Tensor()};
 }
 
 // Values: the shapes of a and b.
@@ -47,13 +56,13 @@ Gradients matmul_backward(const Saved& s, const Gradients& grads) {
   if (a_is_vector) g = g.unsqueeze(-2);
   if (b_is_vector) g = g.unsqueeze(-1);
   if (s.needed[0]) {
-    ga = matmul(g, b_is_vector ? b.unsqueeze(0) : b.mT());
+    ga = matmul(g, b_is_vector ? b.unsqueeze(0) : transposed(b));
     ga = sum_to(a_is_vector ? ga.squeeze(-2) : ga, shape_a);
   }
   if (s.needed[1]) {
     const Tensor matrix = a_is_vector ? a.unsqueeze(0) : a;
     // With one b for all, the sum over the batch is part of the product.
-    gb = shape_b.size() <= 2 ? mm(rows_of(matrix).t(), rows_of(g)) : matmul(matrix.mT(), g);
+    gb = shape_b.size() <= 2 ? mm(transposed(rows_of(matrix)), rows_of(g)) : matmul(transposed(matrix), g);
     gb = sum_to(b_is_vector ? gb.squeeze(-1) : gb, shape_b);
   }
   return {ga, gb};
@@ -77,7 +86,7 @@ Gradients linear_backward(const Saved& s, const Gradients& grads) {
   if (!s.needed[1] && !s.needed[2]) return result;
   const Tensor rows = rows_of(g);
   if (s.needed[1]) {
-    result[1] = mm(rows.t(), rows_of(input));
+    result[1] = mm(transposed(rows), rows_of(input));
     if (vector) result[1] = result[1].squeeze(0);
   }
   if (s.needed[2]) {

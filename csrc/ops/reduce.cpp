@@ -17,8 +17,10 @@ struct Dim {
   }
 };
 
-void sort_and_coalesce(std::vector<Dim>& dims, size_t operands, bool in_order) {
-  if (!in_order)
+using Dims = c10::SmallVector<Dim, 4>;
+
+void sort_and_coalesce(Dims& dims, size_t operands, bool in_order) {
+  if (!in_order && dims.size() > 1)  // a stable sort allocates
     std::stable_sort(dims.begin(), dims.end(),
                      [&](const Dim& a, const Dim& b) { return a.key(operands) < b.key(operands); });
   size_t n = 0;
@@ -56,7 +58,7 @@ ReduceArgs reduce_args(const char* op, at::TensorList inputs, const DimMask& red
   a.inputs = int(inputs.size());
   a.outputs = int(outputs.size());
   a.kept = a.reduced = 1;
-  std::vector<Dim> kept, gone;
+  Dims kept, gone;
   const Tensor& first = inputs[0];
   int64_t output_dim = outputs[0].dim();
   for (int64_t d = first.dim() - 1; d >= 0; --d) {

@@ -5,6 +5,7 @@
 #include <ATen/native/Resize.h>
 
 #include "ops.h"
+#include "outputs.h"
 
 namespace fastgrad::ops {
 namespace {
@@ -66,7 +67,7 @@ Gradients compute(const ReductionSpec& spec, const Tensor& input, const Request&
   for (size_t k = 0; k < outs.size(); ++k) {
     const at::ScalarType expected = spec.index && int(k) == spec.outputs - 1 ? at::kLong : type;
     if (!outs[k].defined()) {
-      outs[k] = at::empty(shape, input.options().dtype(expected));
+      outs[k] = new_tensor(shape, input.options().dtype(expected));
       place_output(outs[k]);
       continue;
     }
