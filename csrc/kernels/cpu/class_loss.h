@@ -93,8 +93,10 @@ struct RowClasses {
       outside |= !(within | ignored);
     }
     all_within = !outside;
-    for (int lane = 0; lane < rows; ++lane)
-      weight[lane] = weights && index[lane] >= 0 ? weights[index[lane]] : counts[lane];
+    if (weights)
+      for (int lane = 0; lane < rows; ++lane) weight[lane] = index[lane] >= 0 ? weights[index[lane]] : counts[lane];
+    else
+      for (int lane = 0; lane < rows; ++lane) weight[lane] = counts[lane];
   }
 };
 
@@ -187,11 +189,22 @@ struct ClassLossSums : RowFormula<T> {
   }
   // The logit of a row's class, from memory; NaN where the class is out of bounds.
   FASTGRAD_INLINE void load_logits(const RowTile& tile, T* logit) const {
-    tile.for_rows([&](int lane, const auto& at) {
-      const int64_t c = classes.index[lane];
-      logit[lane] = c < 0 ? T(__builtin_nan(""))
-                          : load_one<T>(args, kLogits, at(kLogits) + c * args.operand[kLogits].element_stride);
-    });
+    const auto& o = args.operand[kLogits];
+    const int64_t row = o.row_strides[0], element = o.element_stride;
+    const bool direct = o.dtype == dtype_of<T>;
+    for (int r = 0; r < tile.runs; ++r) {
+      const auto& run = tile.run[r];
+      const char* at = run.base[kLogits];
+      for (int lane = run.lane; lane < run.lane + run.count; ++lane, at += row) {
+        const int64_t c = classes.index[lane];
+        if (c < 0)
+          logit[lane] = T(__builtin_nan(""));
+        else if (direct)
+          logit[lane] = *reinterpret_cast<const T*>(at + c * element);
+        else
+          load_run<T>(o.dtype, logit + lane, at + c * element, 0, 1, false);
+      }
+    }
   }
 };
 
