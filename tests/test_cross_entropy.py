@@ -76,6 +76,40 @@ def test_cross_entropy_accuracy(dtype, shape):
         assert_accurate(ours[1], theirs[1], reference[1], 16, size, case)
 
 
+@pytest.mark.parametrize("n", (1, 3, 7, 8, 9, 15, 16, 17, 31, 63))
+def test_short_rows(n):
+    """Rows that are computed on side by side, in numbers that fill neither tiles nor registers."""
+    torch.manual_seed(0)
+    for rows, dtype, reduction, smoothing in itertools.product((2, 15, 64, 131), FLOATS, REDUCTIONS, (0.0, 0.1)):
+        target = torch.randint(0, n, (rows,))
+        target[torch.rand(rows) < 0.2] = -100
+        target[-1] = n - 1
+        columns = rand((n, rows), dtype, -8, 0)
+        for x in (columns.t(), columns.t().contiguous()):
+            for ours, theirs, kwargs in (
+                (G.cross_entropy, F.cross_entropy, {"label_smoothing": smoothing}),
+                (G.nll_loss, F.nll_loss, {}),
+            ):
+                kwargs |= {"reduction": reduction, "weight": torch.rand(n).add(0.5).to(dtype)}
+                mine, torchs, reference = both(ours, theirs, x, target, **kwargs)
+                case = (rows, n, dtype, x.stride(), ours.__name__, reduction, smoothing)
+                assert_accurate(mine[0], torchs[0], reference[0], 16, 1.0, case)
+                size = max(reference[1].abs().max().item(), 0.1 / rows if reduction == "mean" else 0.1)
+                assert_accurate(mine[1], torchs[1], reference[1], 16, size, case)
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("ours", [G.cross_entropy, G.nll_loss])
+def test_first_class_out_of_bounds(ours):
+    for n, rows in ((3, 70), (10, 300), (17, 64)):
+        x, target = torch.randn(rows, n), torch.randint(0, n, (rows,))
+        target[5] = -100
+        for later in (rows - 1, 66 % rows, 1):
+            target[later] = n + later
+            with pytest.raises(IndexError, match=f"{n + later}"):
+                ours(x, target)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_nll_accuracy(dtype, shape):

@@ -3,6 +3,7 @@
 
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/headeronly/version.h>
 
 #include <algorithm>
 #include <bit>
@@ -97,6 +98,7 @@ using RecordedList = Recorded<Gradients>;
 }  // namespace
 }  // namespace fastgrad::ops
 
+#if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR == 13  // whose definition this follows
 // torch's definition of apply differs in the last argument, name(): it demangles a symbol at each call, for the words
 // of an error that no op here can cause, and takes longer than a small kernel.
 namespace torch::autograd {
@@ -113,6 +115,7 @@ variable_list CppNode<fastgrad::ops::RecordedList>::apply(variable_list&& grads)
                                                                "fastgrad");
 }
 }  // namespace torch::autograd
+#endif
 
 namespace fastgrad::ops {
 

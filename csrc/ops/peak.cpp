@@ -29,8 +29,9 @@ double multiply_adds(at::ScalarType type, double count) {
 }
 
 void copy_bytes(const Tensor& to, const Tensor& from) {
-  TORCH_CHECK(to.is_cpu() && from.is_cpu() && to.is_contiguous() && from.is_contiguous() && to.nbytes() == from.nbytes(),
-              "copy_bytes: contiguous tensors of one size on the CPU are expected");
+  TORCH_CHECK(
+      to.is_cpu() && from.is_cpu() && to.is_contiguous() && from.is_contiguous() && to.nbytes() == from.nbytes(),
+      "copy_bytes: contiguous tensors of one size on the CPU are expected");
   const auto copy = [&](auto kernel) {
     kernel(static_cast<char*>(to.mutable_data_ptr()), static_cast<const char*>(from.const_data_ptr()), from.nbytes());
   };

@@ -46,15 +46,57 @@ class ClassWeights {
   T* copy_ = nullptr;
 };
 
-// The class of a row.
-struct Class {
-  int64_t index;
-  bool ignored, valid;
-  FASTGRAD_INLINE Class(const RowsArgs& a, const char* target) {
-    index = a.operand[kTarget].dtype == Dtype::i64 ? *reinterpret_cast<const int64_t*>(target)
-                                                   : *reinterpret_cast<const uint8_t*>(target);
-    ignored = index == a.parameter[0].integer;
-    valid = !ignored && index >= 0 && index < a.n;
+// One value a row of the tile, `offset` bytes past the row of operand k: from memory and to it.
+template <class T>
+FASTGRAD_INLINE void load_rows(const RowTile& tile, int k, int64_t offset, T* to) {
+  const auto& o = tile.args->operand[k];
+  if (tile.rows == 1) {
+    *to = load_one<T>(*tile.args, k, tile.run[0].base[k] + offset);
+    return;
+  }
+  for (int r = 0; r < tile.runs; ++r) {
+    const auto& run = tile.run[r];
+    load_run<T>(o.dtype, to + run.lane, run.base[k] + offset, o.row_strides[0], run.count, false);
+  }
+}
+template <class T>
+FASTGRAD_INLINE void store_rows(const RowTile& tile, int k, int64_t offset, const T* from) {
+  const auto& o = tile.args->operand[k];
+  for (int r = 0; r < tile.runs; ++r) {
+    const auto& run = tile.run[r];
+    char* to = run.base[k] + offset;
+    if (o.dtype == dtype_of<T> && run.count == 1)
+      *reinterpret_cast<T*>(to) = from[run.lane];
+    else
+      store_run<T>(o.dtype, from + run.lane, to, o.row_strides[0], run.count);
+  }
+}
+
+// The classes of a tile's rows. Loops over lanes, without branches: they are vectorized.
+template <class T>
+struct RowClasses {
+  int64_t index[kTileRows];         // -1 where the row has none: it is ignored, or its class is out of bounds
+  alignas(64) T counts[kTileRows];  // 0 where ignored
+  alignas(64) T weight[kTileRows];  // of the class; 1 out of bounds
+  bool all_within;                  // bounds, but for rows ignored
+
+  FASTGRAD_INLINE void read(const RowTile& tile, const T* weights) {
+    const int64_t ignore = tile.args->parameter[0].integer, n = tile.args->n;
+    const int rows = tile.rows;
+    load_rows<int64_t>(tile, kTarget, 0, index);
+    int64_t outside = 0;
+    for (int lane = 0; lane < rows; ++lane) {
+      const int64_t c = index[lane];
+      const bool ignored = c == ignore, within = (c >= 0) & (c < n);
+      index[lane] = within & !ignored ? c : -1;
+      counts[lane] = ignored ? T(0) : T(1);
+      outside |= !(within | ignored);
+    }
+    all_within = !outside;
+    if (weights)
+      for (int lane = 0; lane < rows; ++lane) weight[lane] = index[lane] >= 0 ? weights[index[lane]] : counts[lane];
+    else
+      for (int lane = 0; lane < rows; ++lane) weight[lane] = counts[lane];
   }
 };
 
@@ -82,30 +124,91 @@ struct ClassLossShared {
   }
 };
 
+// A sum in double of values that come by the tile. Eight partial sums take the rows of a tile in turn, so that they are
+// registers; written as vectors, because the compiler pairs sums of losses with those of weights and goes through
+// memory.
+template <class T>
+class RowSum {
+ public:
+  FASTGRAD_INLINE void clear() { partial_ = Sums{}; }
+  FASTGRAD_INLINE void add(const T* values, int count) {
+    Sums sums = partial_;
+    int i = 0;
+    for (; i + kWays <= count; i += kWays) {
+      Values v;
+      std::memcpy(&v, values + i, sizeof v);
+      sums += __builtin_convertvector(v, Sums);
+    }
+    for (int way = 0; i < count; ++i, ++way) sums[way] += double(values[i]);
+    partial_ = sums;
+  }
+  FASTGRAD_INLINE double total() const {
+    double sum = 0;
+    for (int way = 0; way < kWays; ++way) sum += partial_[way];
+    return sum;
+  }
+
+ private:
+  static constexpr int kWays = 8;
+  typedef T Values __attribute__((vector_size(kWays * sizeof(T))));
+  typedef double Sums __attribute__((vector_size(kWays * sizeof(double))));
+  Sums partial_;
+};
+
 // The forward formulas' part that is summed over rows.
 template <class T>
 struct ClassLossSums : RowFormula<T> {
   const RowsArgs& args;
   ClassLossShared<T>* shared;
   const T* weights;
-  double loss_sum, weight_sum;
+  RowSum<T> loss_sum, weight_sum;
   int64_t bad_row;
+  RowClasses<T> classes;
+  alignas(64) T loss[kTileRows];
 
   ClassLossSums(const RowsArgs& a, ClassLossShared<T>* s) : args(a), shared(s), weights(s->weights) {}
-  FASTGRAD_INLINE void begin_piece(int64_t) { loss_sum = weight_sum = 0, bad_row = -1; }
-  FASTGRAD_INLINE void end_piece(int64_t piece) { shared->partial[piece] = {loss_sum, weight_sum, bad_row}; }
-  FASTGRAD_INLINE void add(T loss, T weight, char* to) {
-    loss_sum += double(loss);
-    weight_sum += double(weight);
-    if (!(args.flags & (kReduceMean | kReduceSum))) store_one(args, kLoss, to, loss);
+  FASTGRAD_INLINE void begin_piece(int64_t) {
+    loss_sum.clear();
+    weight_sum.clear();
+    bad_row = -1;
   }
-  FASTGRAD_INLINE void reject(int64_t row, char* to) {
-    if (bad_row < 0) bad_row = row;
-    add(T(__builtin_nan("")), 1, to);
+  FASTGRAD_INLINE void end_piece(int64_t piece) {
+    shared->partial[piece] = {loss_sum.total(), weight_sum.total(), bad_row};
+  }
+  // Takes loss[] and classes.weight[] of the tile's rows.
+  FASTGRAD_INLINE void add_losses(const RowTile& tile) {
+    if (!(args.flags & (kReduceMean | kReduceSum))) store_rows<T>(tile, kLoss, 0, loss);
+    loss_sum.add(loss, tile.rows);
+    weight_sum.add(classes.weight, tile.rows);
+  }
+  FASTGRAD_INLINE void read_classes(const RowTile& tile) {
+    classes.read(tile, weights);
+    if (classes.all_within || bad_row >= 0) return;
+    for (int lane = tile.rows - 1; lane >= 0; --lane)
+      if (classes.index[lane] < 0 && classes.counts[lane] != 0) bad_row = tile.first + lane;
+  }
+  // The logit of a row's class, from memory; NaN where the class is out of bounds.
+  FASTGRAD_INLINE void load_logits(const RowTile& tile, T* logit) const {
+    const auto& o = args.operand[kLogits];
+    const int64_t row = o.row_strides[0], element = o.element_stride;
+    const bool direct = o.dtype == dtype_of<T>;
+    for (int r = 0; r < tile.runs; ++r) {
+      const auto& run = tile.run[r];
+      const char* at = run.base[kLogits];
+      for (int lane = run.lane; lane < run.lane + run.count; ++lane, at += row) {
+        const int64_t c = classes.index[lane];
+        if (c < 0)
+          logit[lane] = T(__builtin_nan(""));
+        else if (direct)
+          logit[lane] = *reinterpret_cast<const T*>(at + c * element);
+        else
+          load_run<T>(o.dtype, logit + lane, at + c * element, 0, 1, false);
+      }
+    }
   }
 };
 
-// The incoming gradient of a row's loss.
+// The incoming gradients of the losses of rows.
 template <class T>
 struct RowGradient {
   const RowsArgs& args;
@@ -114,7 +217,10 @@ struct RowGradient {
     if (a.flags & kReduceMean)
       scale = T(1) / load_one<T>(a, kTotalWeight, static_cast<const char*>(a.operand[kTotalWeight].data));
   }
-  FASTGRAD_INLINE T operator()(const char* p) const { return load_one<T>(args, kGradient, p) * scale; }
+  FASTGRAD_INLINE void load(const RowTile& tile, T* to) const {
+    load_rows<T>(tile, kGradient, 0, to);
+    for (int lane = 0; lane < tile.rows; ++lane) to[lane] *= scale;
+  }
 };
 
 template <class T, class Formula>

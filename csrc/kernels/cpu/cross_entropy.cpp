@@ -45,6 +45,8 @@ struct CrossEntropy : ClassLossSums<T> {
   using V = Vec<T>;
   using Base = ClassLossSums<T>;
   using Base::args;
+  using Base::classes;
+  using Base::loss;
   using Base::weights;
   static constexpr bool accumulates = true;
   static constexpr RowStreams streams = {Probabilities ? 2 : 1, 0, {kLogits, kTarget}};
@@ -52,6 +54,7 @@ struct CrossEntropy : ClassLossSums<T> {
   Smoothing<T> smoothing;
   bool sums_all;  // whether sum(q) and sum(q (x - maximum)) are needed
   RowState<T> max, sum, sum_q, sum_q_x;
+  RowState<T> logit;  // of the row's class
 
   CrossEntropy(const RowsArgs& a, ClassLossShared<T>* s)
       : Base(a, s), smoothing(a), sums_all(Probabilities || a.parameter[1].real > 0) {}
@@ -61,6 +64,7 @@ struct CrossEntropy : ClassLossSums<T> {
       max.value[i] = T(-__builtin_inf());
       sum.value[i] = sum_q.value[i] = sum_q_x.value[i] = 0;
     }
+    if constexpr (!Probabilities) this->read_classes(tile);
   }
 
   template <class B>
@@ -96,33 +100,50 @@ struct CrossEntropy : ClassLossSums<T> {
     if (!whole) state.raise(B::lanes(state.maximum, Max()));
     max.set(b.lane, state.maximum);
     sum.set(b.lane, log(B::lanes(state.sum, Sum())));
+    if constexpr (B::rows_in_lanes && !Probabilities)
+      if (whole)  // the tile is still there
+        for (int j = 0; j < b.rows; ++j) {
+          const int64_t c = classes.index[b.lane + j];
+          logit.value[b.lane + j] = c < 0 ? T(__builtin_nan("")) : b.at(0, c)[j];
+        }
     if (!sums_all) return;
     const V q = sum_q.get(b.lane);
     sum_q_x.set(b.lane, B::lanes(sum_q_x.get(b.lane) + q * (before - state.reference()), Sum()));
     sum_q.set(b.lane, B::lanes(q, Sum()));
   }
 
-  FASTGRAD_INLINE void done(const RowTile& tile) {
+  // The losses of rows, one or a register of them.
+  template <class X>
+  FASTGRAD_INLINE X losses(X x, X weight, X counts, X m, X log_sum, X q, X q_x) const {
+    using math::select;
+    const X all = math::weighted_negative_log_probability(q, q_x, log_sum);
+    if constexpr (Probabilities) return all;
+    const X nll = math::negative_log_probability(x, m, log_sum);
+    const X loss =
+        sums_all ? math::smoothed_loss(nll, weight, all, X(smoothing.amount), X(smoothing.classes)) : weight * nll;
+    return select(counts != X(0), loss, X(0));
+  }
+
+  FASTGRAD_INLINE void done(const RowTile& tile, bool in_tile) {
     const int64_t plane = args.operand[kStats].element_stride;
-    tile.for_rows([&](int lane, const auto& at) {
-      const T m = max.value[lane], log_sum = sum.value[lane];
-      char* stats = at(kStats);
-      *reinterpret_cast<T*>(stats) = m;
-      *reinterpret_cast<T*>(stats + plane) = log_sum;
-      const T all = math::weighted_negative_log_probability(sum_q.value[lane], sum_q_x.value[lane], log_sum);
-      if constexpr (Probabilities) {
-        *reinterpret_cast<T*>(stats + 2 * plane) = sum_q.value[lane];
-        this->add(all, 1, at(kLoss));
-      } else {
-        const Class c(args, at(kTarget));
-        if (c.ignored) return this->add(0, 0, at(kLoss));
-        if (!c.valid) return this->reject(tile.first + lane, at(kLoss));
-        const T x = load_one<T>(args, kLogits, at(kLogits) + c.index * args.operand[kLogits].element_stride);
-        const T w = weights ? weights[c.index] : T(1), nll = math::negative_log_probability(x, m, log_sum);
-        this->add(sums_all ? math::smoothed_loss(nll, w, all, smoothing.amount, smoothing.classes) : w * nll, w,
-                  at(kLoss));
-      }
-    });
+    store_rows<T>(tile, kStats, 0, max.value);
+    store_rows<T>(tile, kStats, plane, sum.value);
+    if constexpr (Probabilities) {
+      store_rows<T>(tile, kStats, 2 * plane, sum_q.value);
+      for (int lane = 0; lane < tile.rows; ++lane) classes.weight[lane] = 1;
+    } else if (!in_tile) {
+      this->load_logits(tile, logit.value);
+    }
+    const T *const weight = classes.weight, *const counts = classes.counts;
+    if (tile.rows == 1)
+      loss[0] =
+          losses<T>(logit.value[0], weight[0], counts[0], max.value[0], sum.value[0], sum_q.value[0], sum_q_x.value[0]);
+    else
+      for (int i = 0; i < tile.rows; i += V::size)
+        losses<V>(logit.get(i), V::load(weight + i), V::load(counts + i), max.get(i), sum.get(i), sum_q.get(i),
+                  sum_q_x.get(i))
+            .store(loss + i);
+    this->add_losses(tile);
   }
 };
 
@@ -141,8 +162,8 @@ struct CrossEntropyBackward : RowFormula<T> {
   RowGradient<T> gradient;
   T sum_weights;  // over all classes
   RowState<T> max, log_sum, scale, share;
-  int64_t target[kTileRows];
-  T target_share[kTileRows];
+  RowState<T> own;  // what the row's class gets besides
+  RowClasses<T> classes;
 
   CrossEntropyBackward(const RowsArgs& a, const T* w)
       : args(a), weights(w), smoothing(a), gradient(a), sum_weights(T(a.n)) {
@@ -155,28 +176,23 @@ struct CrossEntropyBackward : RowFormula<T> {
 
   FASTGRAD_INLINE void begin(const RowTile& tile) {
     const int64_t plane = args.operand[kStats].element_stride;
-    tile.for_rows([&](int lane, const auto& at) {
-      const char* stats = at(kStats);
-      max.value[lane] = *reinterpret_cast<const T*>(stats);
-      log_sum.value[lane] = *reinterpret_cast<const T*>(stats + plane);
-      const T g = gradient(at(kGradient));
-      target[lane] = -1;
-      if constexpr (Probabilities) {
-        scale.value[lane] = g * *reinterpret_cast<const T*>(stats + 2 * plane);
-        share.value[lane] = g;
-      } else {
-        const Class c(args, at(kTarget));
-        const T each = smoothing.amount / smoothing.classes;
-        if (!c.valid) {
-          scale.value[lane] = share.value[lane] = c.ignored ? T(0) : T(__builtin_nan(""));
-          return;
-        }
-        target[lane] = c.index;
-        target_share[lane] = g * (1 - smoothing.amount) * (weights ? weights[c.index] : T(1));
-        share.value[lane] = g * each;
-        scale.value[lane] = target_share[lane] + share.value[lane] * sum_weights;
+    load_rows<T>(tile, kStats, 0, max.value);
+    load_rows<T>(tile, kStats, plane, log_sum.value);
+    gradient.load(tile, share.value);
+    if constexpr (Probabilities) {
+      load_rows<T>(tile, kStats, 2 * plane, scale.value);
+      for (int lane = 0; lane < tile.rows; ++lane) scale.value[lane] *= share.value[lane];
+    } else {
+      classes.read(tile, weights);
+      const T each = smoothing.amount / smoothing.classes;
+      for (int lane = 0; lane < tile.rows; ++lane) {
+        const T g = share.value[lane], none = classes.counts[lane] != 0 ? T(__builtin_nan("")) : T(0);
+        const bool valid = classes.index[lane] >= 0;
+        own.value[lane] = valid ? g * (1 - smoothing.amount) * classes.weight[lane] : T(0);
+        share.value[lane] = valid ? g * each : none;
+        scale.value[lane] = valid ? own.value[lane] + share.value[lane] * sum_weights : none;
       }
-    });
+    }
   }
 
   template <class B>
@@ -197,8 +213,8 @@ struct CrossEntropyBackward : RowFormula<T> {
     }
     if constexpr (!Probabilities)
       for (int j = 0; j < b.rows; ++j) {
-        const int64_t i = target[b.lane + j] - b.begin;
-        if (i >= 0 && i < b.n && target[b.lane + j] >= 0) b.at(out, i)[j] -= target_share[b.lane + j];
+        const int64_t c = classes.index[b.lane + j], i = c - b.begin;
+        if (c >= 0 && i >= 0 && i < b.n) b.at(out, i)[j] -= own.value[b.lane + j];
       }
   }
 };

@@ -211,6 +211,10 @@ void RowBuffers<T>::store(const RowTile& tile, int64_t begin, int64_t n, int64_t
       const T* from = buffer_[s] + run.lane;
       const int64_t row = o.row_strides[0], item = size_of(o.dtype);
       if (o.element_stride == item && run.count > 1) {
+        // The lines that the next tile writes, for they are read first.
+        if (row == n * item && !streamed_[s])
+          for (int64_t line = 0; line < run.count * row; line += 64)
+            __builtin_prefetch(to + run.count * row + line, 1, 2);
         if (o.dtype == dtype_of<T> && !streamed_[s]) {
           transpose(from, plan_.tile_rows, reinterpret_cast<T*>(to), row / item, n, run.count);
           continue;

@@ -203,7 +203,7 @@ class RowBuffers {
 //   begin_piece(piece), end_piece(piece)
 //   begin(tile)        before the first pass
 //   accumulate(block, whole), finish(block, whole) the first pass, and once after it
-//   done(tile)         after the first pass
+//   done(tile, in_tile) after the first pass; `in_tile`: whole rows lie in the lanes, where finish() can read them
 //   emit(block, whole) the second pass, if there are outputs
 // of which it overrides what it needs.
 template <class T>
@@ -211,7 +211,7 @@ struct RowFormula {
   FASTGRAD_INLINE void begin_piece(int64_t) {}
   FASTGRAD_INLINE void end_piece(int64_t) {}
   FASTGRAD_INLINE void begin(const RowTile&) {}
-  FASTGRAD_INLINE void done(const RowTile&) {}
+  FASTGRAD_INLINE void done(const RowTile&, bool) {}
   template <class B>
   FASTGRAD_INLINE void finish(const B&, bool) {}
   template <class B>
@@ -253,7 +253,7 @@ FASTGRAD_INLINE void rows_tile(const RowsPlan& plan, RowBuffers<T>& buffers, con
       groups(begin, length, 0, data, [&](const B& b) { f.accumulate(b, plan.single); });
     }
     groups(0, 0, 0, data, [&](const B& b) { f.finish(b, plan.single); });
-    f.done(tile);
+    f.done(tile, Across && plan.single);
   }
   if constexpr (Formula::streams.outputs > 0) {
     for (int64_t begin = 0; begin < n; begin += plan.block) {
