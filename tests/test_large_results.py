@@ -5,24 +5,17 @@ Elements, or rows, are independent of one another: a large call must give what c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 from checks import EMULATED, rand
 
-import fastgrad
 import fastgrad.functional as F
 
-pytestmark = pytest.mark.cpu
+pytestmark = [pytest.mark.cpu, pytest.mark.skipif(EMULATED, reason="about the kernels of the CPU")]
 BYTES = 8 << 20
 PARTS = 3  # each below the bound, and with its own edges
-
-
-@pytest.fixture(autouse=True)
-def kernels_of_the_cpu() -> Iterator[None]:
-    with fastgrad.backend("default" if EMULATED else fastgrad.active_backend()):
-        yield
 
 
 def rows_for(columns: int, dtype: torch.dtype) -> int:

@@ -67,8 +67,8 @@ class StreamWriter {
   static int64_t offset(const char* p) { return int64_t(reinterpret_cast<uintptr_t>(p) & (kLine - 1)); }
   // Writes the part of a line that waits.
   void flush() {
-    const int64_t filled = next_ ? offset(next_) : 0, part = next_ - first_ < filled ? next_ - first_ : filled;
-    std::memcpy(next_ - part, line_ + filled - part, part);
+    const int64_t filled = offset(next_), part = next_ - first_ < filled ? next_ - first_ : filled;
+    if (part > 0) std::memcpy(next_ - part, line_ + filled - part, part);
   }
 
   char *first_ = nullptr, *next_ = nullptr;  // where the run began, and its next byte
