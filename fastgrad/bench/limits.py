@@ -24,8 +24,8 @@ def step(case: Case, traffic: dict[str, float], device: str) -> tuple[Callable[[
     """A function that does the least any implementation must, and how many times over; None where too little is known.
 
     That is a copy of as many bytes as the case writes, past the cache where the ops write so, into a tensor allocated
-    as the ops' outputs are, unless the case writes into an existing one, and a read of what else it reads; for a case bound by arithmetic, multiply-adds
-    in registers.
+    as the ops' outputs are, unless the case writes into an existing one, and a read of what else it reads; for a case
+    bound by arithmetic, multiply-adds in registers.
     """
     if case.compute_bound:
         return _multiply_adds(case.dtype, traffic["flops"] / 2, device)
