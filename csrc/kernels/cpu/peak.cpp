@@ -21,8 +21,8 @@ namespace {
 
 constexpr int kChains = 12;  // more than latency times throughput of any of these CPUs; fits SSE2's 16 registers
 constexpr int64_t kMostPieces = 240, kPieceSteps = 2000;  // a piece's start must not count
-constexpr int64_t kCopied = 4096;                             // bytes at a time; the next are fetched meanwhile
-constexpr int64_t kCopyGrain = 32;                            // times kCopied
+constexpr int64_t kCopied = 4096;                         // bytes at a time; the next are fetched meanwhile
+constexpr int64_t kCopyGrain = 32;                        // times kCopied
 
 template <class F>
 double shared(double count, int64_t per_step, const F& run) {
