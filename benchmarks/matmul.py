@@ -56,7 +56,8 @@ def linear(shape: tuple[int, int, int], **settings: Any) -> Case:
 
     def args(shape: Shape, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rows, inputs, outputs = shape
-        return rand((rows, inputs), dtype), rand((outputs, inputs), dtype), rand((outputs,), dtype)
+        bound = inputs**-0.5  # as nn.Linear begins: an activation is not saturated everywhere
+        return rand((rows, inputs), dtype), rand((outputs, inputs), dtype, -bound, bound), rand((outputs,), dtype)
 
     defaults: dict[str, Any] = {
         "args": args,

@@ -6,8 +6,9 @@
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
-constexpr int64_t kAhead = 4096;      // elements
-constexpr int64_t kConverted = 1024;  // elements converted at a time before they are streamed
+constexpr int64_t kAhead = 4096;         // elements
+constexpr int64_t kStridedAhead = 4096;  // bytes
+constexpr int64_t kConverted = 1024;     // elements converted at a time before they are streamed
 
 template <class S>
 constexpr bool is_half = std::is_same_v<S, f16> || std::is_same_v<S, bf16>;
@@ -52,6 +53,37 @@ FASTGRAD_INLINE void store_contiguous(const T* __restrict from, S* __restrict to
   for (; i < n; ++i) to[i] = S(from[i]);
 }
 
+template <class T, size_t... I>
+FASTGRAD_INLINE Vec<T> even_lanes(Vec<T> a, Vec<T> b, std::index_sequence<I...>) {
+  return Vec<T>(__builtin_shufflevector(a.v, b.v, 2 * int(I)...));
+}
+// to[i] = from[2 i]: whole registers, of which the last would end past the last element.
+template <class T>
+FASTGRAD_INLINE void load_every_second(T* __restrict to, const T* __restrict from, int64_t n) {
+  using V = Vec<T>;
+  int64_t i = 0;
+  for (; i + V::size < n; i += V::size) {
+    const T* const at = from + 2 * i;
+    __builtin_prefetch(reinterpret_cast<const char*>(at) + kStridedAhead);
+    __builtin_prefetch(reinterpret_cast<const char*>(at + V::size) + kStridedAhead);
+    even_lanes(V::load(at), V::load(at + V::size), std::make_index_sequence<V::size>()).store(to + i);
+  }
+  for (; i < n; ++i) to[i] = from[2 * i];
+}
+// Every `step` bytes, more than the elements' own. The lines are fetched ahead: the loop is too slow to ask in time.
+template <class T, class S>
+FASTGRAD_INLINE void load_strided(T* __restrict to, const char* __restrict from, int64_t step, int64_t n,
+                                  bool prefetch) {
+  constexpr int kUnit = 16;
+  int64_t i = 0;
+  if (prefetch && step > 0 && step < 64)
+    for (; i + kUnit <= n; i += kUnit, from += kUnit * step) {
+      for (int64_t line = 0; line < kUnit * step; line += 64) __builtin_prefetch(from + kStridedAhead + line);
+      for (int u = 0; u < kUnit; ++u) to[i + u] = T(*reinterpret_cast<const S*>(from + u * step));
+    }
+  for (; i < n; ++i, from += step) to[i] = T(*reinterpret_cast<const S*>(from));
+}
+
 template <class T, class S>
 void load_typed(T* __restrict to, const char* __restrict from, int64_t stride, int64_t n, bool prefetch) {
   if (stride == sizeof(S)) return load_contiguous(to, reinterpret_cast<const S*>(from), n, prefetch);
@@ -60,7 +92,9 @@ void load_typed(T* __restrict to, const char* __restrict from, int64_t stride, i
     for (int64_t i = 0; i < n; ++i) to[i] = x;
     return;
   }
-  for (int64_t i = 0; i < n; ++i) to[i] = T(*reinterpret_cast<const S*>(from + i * stride));
+  if constexpr (std::is_same_v<T, S> && sizeof(T) >= 4)
+    if (stride == 2 * sizeof(S)) return load_every_second(to, reinterpret_cast<const S*>(from), n);
+  load_strided<T, S>(to, from, stride, n, prefetch);
 }
 template <class T, class S>
 void store_typed(const T* __restrict from, char* __restrict to, int64_t stride, int64_t n) {

@@ -37,6 +37,7 @@ constexpr int64_t kNear = 2048;      // bytes; rows further apart may compete fo
 constexpr int64_t kPageBytes = 4096, kHugePage = 1 << 21;
 constexpr int64_t kHugeFrom = 1 << 16;    // bytes of a buffer worth a huge page: the packed operands are all over it
 constexpr int64_t kFetchBytes = 1 << 16;  // of B's block: less is near anyway
+constexpr int64_t kFarBytes = 1 << 20;    // of a batch: what is read and written is no longer near
 constexpr int64_t kLinesAtOnce = 4;       // of an operand, packed for all panels
 constexpr int64_t kConflict = 4096;       // bytes: lines of multiples of it share a set of L1, and few sets of L2
 
@@ -116,7 +117,7 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
       const bool b_at_once = !b_in_place && b.col == 1, a_at_once = !a_in_place && g.a.row == 1;
       for (int64_t p = 0; b_at_once && p < kc; p += kLinesAtOnce)
         for (int64_t j = 0; j < nc; j += NR) pack_b(p, std::min(kLinesAtOnce, kc - p), j);
-      const bool fetch = steps * nc * int64_t(sizeof(E)) > kFetchBytes;
+      const bool fetch = g.far || steps * nc * int64_t(sizeof(E)) > kFetchBytes;
       for (int64_t ic = m0; ic < m1; ic += mc_most) {
         const int64_t mc = std::min(mc_most, m1 - ic);
         const Matrix<S> a = g.a.at(ic, pc);
@@ -210,6 +211,7 @@ void batched(const GemmArgs& args) {
   using T = SumOf<E>;
   constexpr int64_t size = sizeof(S), NR = Blocking<T>::NV * Vec<T>::size;
   const auto in_elements = [](int64_t bytes) { return bytes / size; };
+  const bool far = args.batches * (args.m * args.k + args.k * args.n + args.m * args.n) * size > kFarBytes;
   const auto item = [&](int64_t index) {
     Product<S> g{args.m,
                  args.n,
@@ -220,7 +222,8 @@ void batched(const GemmArgs& args) {
                  in_elements(args.c_row),
                  static_cast<const S*>(args.bias),
                  in_elements(args.bias_stride),
-                 args.activation};
+                 args.activation,
+                 far};
     for (int d = 0; d < args.batch_dims; ++d) {
       const int64_t at = index % args.batch_shape[d];
       index /= args.batch_shape[d];

@@ -70,6 +70,7 @@ struct Product {
   const S* bias;  // or null
   int64_t bias_stride;
   Activation activation;
+  bool far;  // the batch is more than a cache holds
 };
 
 // Memory that will be wanted soon: `count` spots of kSpot bytes, `step` bytes apart.

@@ -255,6 +255,19 @@ struct Vec {
     const Int i = __builtin_convertvector(n.v, Int), half = i >> 1;
     return a * power2(half) * power2(i - half);
   }
+  // The same, but 0 where x < low; there no arithmetic underflows, which would take 20 times as long.
+  friend FASTGRAD_INLINE Vec scale2_or_zero(Vec a, Vec n, Vec x, T low) {
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<T, float>)
+      return (Register)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x.v, _mm512_set1_ps(low), _CMP_NLT_UQ),
+                                              (__m512)a.v, (__m512)n.v);
+    if constexpr (std::is_same_v<T, double>)
+      return (Register)_mm512_maskz_scalef_pd(_mm512_cmp_pd_mask((__m512d)x.v, _mm512_set1_pd(low), _CMP_NLT_UQ),
+                                              (__m512d)a.v, (__m512d)n.v);
+#endif
+    const Int kept = ~(x < Vec(low));
+    return from_bits(scale2(a, from_bits(n.bits() & kept)).bits() & kept);
+  }
   // a = m * 2^e with sqrt(1/2) <= m < sqrt(2), for normal positive a.
   friend FASTGRAD_INLINE Vec split2(Vec a, Vec& e) {
     constexpr auto root_half = sizeof(T) == 4 ? int64_t(0x3f3504f3) : int64_t(0x3fe6a09e667f3bcd);

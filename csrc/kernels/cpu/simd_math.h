@@ -49,21 +49,24 @@ FASTGRAD_INLINE Vec<T> expm1_reduced(Vec<T> x, Vec<T>& n) {
 
 // The clamp keeps n in the range of scale2; beyond it the result is 0 or infinity anyway. It keeps NaN.
 template <class T>
-FASTGRAD_INLINE Vec<T> clamp_exponent(Vec<T> x) {
-  return clamp(x, sizeof(T) == 4 ? T(-104) : T(-746), sizeof(T) == 4 ? T(89) : T(710));
+constexpr T kExpIsZero = sizeof(T) == 4 ? T(-104) : T(-746);  // below
+template <class T>
+FASTGRAD_INLINE Vec<T> clamp_exponent(Vec<T> x, T lowest = kExpIsZero<T>) {
+  return clamp(x, lowest, sizeof(T) == 4 ? T(89) : T(710));
 }
 
 template <class T>
 FASTGRAD_INLINE Vec<T> exp(Vec<T> x) {
   Vec<T> n;
   const Vec<T> p = expm1_reduced(clamp_exponent(x), n);
-  return scale2(p + Vec<T>(1), n);
+  return scale2_or_zero(p + Vec<T>(1), n, x, kExpIsZero<T>);
 }
 
+// Below -40 it is -1 to the last bit.
 template <class T>
 FASTGRAD_INLINE Vec<T> expm1(Vec<T> x) {
   Vec<T> n;
-  const Vec<T> p = expm1_reduced(clamp_exponent(x), n);
+  const Vec<T> p = expm1_reduced(clamp_exponent(x, T(-40)), n);
   const Vec<T> s = scale2(Vec<T>(1), n);
   return fma(s, p, s - Vec<T>(1));
 }
