@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from fastgrad.bench.arguments import broadcast_rows, one, strided
 from fastgrad.bench.case import FAMILIES, PASSES, Case
 from fastgrad.bench.run import Runner, Unit
 from fastgrad.bench.statistics import geometric_mean, ratios, spread
-from fastgrad.bench.worker import HUGE_PAGES, PLAIN, WorkerError
+from fastgrad.bench.worker import HUGE_PAGES, PLAIN, Worker, WorkerError
 
 pytestmark = pytest.mark.cpu
 ALL = list(cases.load())
@@ -192,6 +193,16 @@ def test_measuring_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(WorkerError, match="ended"):
             worker.call("huge_pages")
     assert len(said) == 1
+
+
+@pytest.mark.skipif(fastgrad.active_backend() not in ("avx2", "default"), reason="torch is held to no less")
+def test_one_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch has no better one than the backend."""
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx512")
+    worker = Worker(PLAIN, fastgrad.active_backend())
+    assert worker.call("instructions").lower() == fastgrad.active_backend()
+    worker.close()
+    assert os.environ["ATEN_CPU_CAPABILITY"] == "avx512"
 
 
 # The machine's limits.

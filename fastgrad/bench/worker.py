@@ -1,4 +1,8 @@
-"""A process that measures. There are two on the CPU: torch reads THP_MEM_ALLOC_ENABLE when a process starts."""
+"""A process that measures. There are two on the CPU: torch reads THP_MEM_ALLOC_ENABLE when a process starts.
+
+Its instruction set as well: with a backend below the machine's best, torch is held to that backend's, as on a machine
+that has no better.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import ctypes
 import multiprocessing
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -13,7 +19,12 @@ from typing import Any
 __all__ = ["HUGE_PAGES", "PLAIN", "Worker", "WorkerError"]
 
 PLAIN, HUGE_PAGES = "plain", "huge pages"
-_VARIABLE = "THP_MEM_ALLOC_ENABLE"
+_KIND: dict[str, dict[str, str]] = {PLAIN: {}, HUGE_PAGES: {"THP_MEM_ALLOC_ENABLE": "1"}}
+# What holds torch, its compiler and its libraries to the instruction set of a backend below the machine's own.
+_INSTRUCTIONS = {
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "default": {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "ONEDNN_MAX_CPU_ISA": "SSE41"},
+}
 
 
 class WorkerError(RuntimeError):
@@ -27,17 +38,9 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.kind = kind
         self._connection, theirs = context.Pipe()
-        before = os.environ.get(_VARIABLE)
-        os.environ.pop(_VARIABLE, None)
-        if kind == HUGE_PAGES:
-            os.environ[_VARIABLE] = "1"
-        try:
+        with _environment(_KIND[kind] | _INSTRUCTIONS.get(backend, {})):
             self._process = context.Process(target=_serve, args=(theirs, backend), daemon=True)
             self._process.start()
-        finally:
-            os.environ.pop(_VARIABLE, None)
-            if before is not None:
-                os.environ[_VARIABLE] = before
         theirs.close()
 
     def call(self, method: str, *args: Any) -> Any:
@@ -59,6 +62,20 @@ class Worker:
         self._process.join(5)
         if self._process.is_alive():
             self._process.terminate()
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """What a process that starts meanwhile finds set; a user's own huge pages must not reach the plain one."""
+    known = variables.keys() | _KIND[HUGE_PAGES].keys()
+    before = {name: os.environ.pop(name) for name in known if name in os.environ}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _serve(connection: Connection, backend: str) -> None:
@@ -118,13 +135,20 @@ def _huge_pages() -> bool:
     return _anonymous_huge_pages() - before > large.nbytes // 2
 
 
+def _instructions() -> str:
+    """The instruction set that torch uses."""
+    import torch
+
+    return torch.backends.cpu.get_cpu_capability()
+
+
 def _anonymous_huge_pages() -> int:
     """Bytes of this process on huge pages."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages:"))
 
 
-_OF_THE_PROCESS = {"compiles": _compiles, "huge_pages": _huge_pages}
+_OF_THE_PROCESS = {"compiles": _compiles, "huge_pages": _huge_pages, "instructions": _instructions}
 
 
 def _settle_malloc() -> None:
