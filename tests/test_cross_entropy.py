@@ -93,7 +93,7 @@ def test_short_rows(n):
                 kwargs |= {"reduction": reduction, "weight": torch.rand(n).add(0.5).to(dtype)}
                 mine, torchs, reference = both(ours, theirs, x, target, **kwargs)
                 case = (rows, n, dtype, x.stride(), ours.__name__, reduction, smoothing)
-                assert_accurate(mine[0], torchs[0], reference[0], 16, 1.0, case)
+                assert_accurate(mine[0], torchs[0], reference[0], 16 if dtype == torch.float64 else 8, 1.0, case)
                 size = max(reference[1].abs().max().item(), 0.1 / rows if reduction == "mean" else 0.1)
                 assert_accurate(mine[1], torchs[1], reference[1], 16, size, case)
 
