@@ -1,6 +1,8 @@
 // Argument checks of the losses over classes; see class_loss.h.
 #include "class_loss.h"
 
+#include "outputs.h"
+
 #include <ATen/ops/result_type.h>
 
 namespace fastgrad::ops {
@@ -99,10 +101,10 @@ at::TensorOptions ClassLoss::compute_options() const {
 }
 Tensor ClassLoss::empty_loss() const {
   const bool reduced = reduction != at::Reduction::None;
-  return at::empty(reduced ? at::IntArrayRef() : at::IntArrayRef(row_sizes), input.options().dtype(dtype));
+  return new_tensor(reduced ? at::IntArrayRef() : at::IntArrayRef(row_sizes), input.options().dtype(dtype));
 }
 Tensor ClassLoss::empty_gradient() const {
-  const Tensor grad_input = at::empty(input.sizes(), input.options());
+  const Tensor grad_input = new_tensor(input.sizes(), input.options());
   place_output(grad_input);
   return grad_input;
 }

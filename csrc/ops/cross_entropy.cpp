@@ -4,6 +4,7 @@
 
 #include "class_loss.h"
 #include "ops.h"
+#include "outputs.h"
 
 namespace fastgrad::ops {
 namespace {
@@ -34,8 +35,8 @@ Three cross_entropy_kernel(const Tensor& input, const Tensor& target, const Opti
   const ClassLoss c("cross_entropy", input, target, weight, reduction, ignore_index, label_smoothing, dtype, true);
   std::vector<int64_t> stats_sizes{c.probabilities ? 3 : 2};
   stats_sizes.insert(stats_sizes.end(), c.row_sizes.begin(), c.row_sizes.end());
-  const Tensor loss = c.empty_loss(), stats = at::empty(stats_sizes, c.compute_options());
-  const Tensor total_weight = at::empty({}, c.compute_options());
+  const Tensor loss = c.empty_loss(), stats = new_tensor(stats_sizes, c.compute_options());
+  const Tensor total_weight = new_tensor({}, c.compute_options());
   RowsArgs a = c.args(input, loss, stats, total_weight);
   c.run(&fastgrad::Backend::cross_entropy, a);
   return {loss, stats, total_weight};
@@ -190,7 +191,7 @@ Tensor cross_entropy_backward_autograd(const Tensor& grad, const Tensor& input, 
 Two nll_loss_kernel(const Tensor& input, const Tensor& target, const OptionalTensor& weight, int64_t reduction,
                     int64_t ignore_index, Dtype_ dtype) {
   const ClassLoss c("nll_loss", input, target, weight, reduction, ignore_index, 0, dtype, false);
-  const Tensor loss = c.empty_loss(), total_weight = at::empty({}, c.compute_options());
+  const Tensor loss = c.empty_loss(), total_weight = new_tensor({}, c.compute_options());
   RowsArgs a = c.args(input, loss, {}, total_weight);
   c.run(&fastgrad::Backend::nll_loss, a);
   return {loss, total_weight};

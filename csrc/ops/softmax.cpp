@@ -2,6 +2,7 @@
 #include <ATen/WrapDimUtils.h>
 
 #include "ops.h"
+#include "outputs.h"
 #include "rows.h"
 
 namespace fastgrad::ops {
@@ -44,7 +45,7 @@ struct Family {
     dim = at::maybe_wrap_dim(dim, input.dim());
     const at::ScalarType type = dtype.value_or(input.scalar_type());
     TORCH_CHECK_NOT_IMPLEMENTED(at::isFloatingType(type), '"', name, "\" not implemented for '", type, "'");
-    const Tensor output = at::empty(input.sizes(), input.options().dtype(type));
+    const Tensor output = new_tensor(input.sizes(), input.options().dtype(type));
     if (output.numel() == 0) return output;
     place_output(output);
     RowsArgs a = rows_args(name, input.sizes(), dim, {{input, dim}, {output, dim}});
@@ -58,7 +59,7 @@ struct Family {
                 ": grad has shape ", grad.sizes(), " on ", grad.device(), ", but output has shape ", output.sizes(),
                 " on ", output.device());
     dim = at::maybe_wrap_dim(dim, output.dim());
-    const Tensor result = at::empty(output.sizes(), output.options().dtype(input_dtype));
+    const Tensor result = new_tensor(output.sizes(), output.options().dtype(input_dtype));
     if (result.numel() == 0) return result;
     place_output(result);
     RowsArgs a = rows_args(backward_name, output.sizes(), dim, {{grad, dim}, {output, dim}, {result, dim}});

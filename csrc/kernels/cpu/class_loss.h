@@ -191,18 +191,12 @@ struct ClassLossSums : RowFormula<T> {
   FASTGRAD_INLINE void load_logits(const RowTile& tile, T* logit) const {
     const auto& o = args.operand[kLogits];
     const int64_t row = o.row_strides[0], element = o.element_stride;
-    const bool direct = o.dtype == dtype_of<T>;
     for (int r = 0; r < tile.runs; ++r) {
       const auto& run = tile.run[r];
       const char* at = run.base[kLogits];
       for (int lane = run.lane; lane < run.lane + run.count; ++lane, at += row) {
         const int64_t c = classes.index[lane];
-        if (c < 0)
-          logit[lane] = T(__builtin_nan(""));
-        else if (direct)
-          logit[lane] = *reinterpret_cast<const T*>(at + c * element);
-        else
-          load_run<T>(o.dtype, logit + lane, at + c * element, 0, 1, false);
+        logit[lane] = c < 0 ? T(__builtin_nan("")) : load_one<T>(args, kLogits, at + c * element);
       }
     }
   }

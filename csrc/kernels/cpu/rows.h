@@ -5,10 +5,12 @@
 // a row; this serves rows whose elements are strided (softmax over dimension 0: the tile is gathered by whole cache
 // lines) and rows too short to fill registers. A block is used in place where its layout allows (along; inputs of
 // 16-bit floats are widened as they are loaded), and otherwise gathered into a buffer that fits the cache, and
-// scattered after. Passes: accumulate() over all blocks of a row, then emit() over all blocks. A row that is one block
-// is read once; a longer one is read again by emit(). Numerics: shapes and blocks depend on the arguments only, and
-// lanes do the same arithmetic wherever they lie. Parallel: the rows are cut in pieces that do not depend on the number
-// of threads; what a formula sums over rows it sums per piece, and the pieces are combined in order.
+// scattered after.
+// Passes: accumulate() over all blocks of a row, then emit() over all blocks. A row that is one block is read once; a
+// longer one is read again by emit().
+// Numerics: shapes and blocks depend on the arguments only, and lanes do the same arithmetic wherever they lie.
+// Parallel: the rows are cut in pieces that do not depend on the number of threads; what a formula sums over rows it
+// sums per piece, and the pieces are combined in order.
 #pragma once
 #include "convert.h"
 #include "parallel.h"

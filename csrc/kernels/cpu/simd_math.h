@@ -47,9 +47,9 @@ FASTGRAD_INLINE Vec<T> expm1_reduced(Vec<T> x, Vec<T>& n) {
   return exp_tail(r) + r;
 }
 
-// The clamp keeps n in the range of scale2; beyond it the result is 0 or infinity anyway. It keeps NaN.
 template <class T>
 constexpr T kExpIsZero = sizeof(T) == 4 ? T(-104) : T(-746);  // below
+// The clamp keeps n in the range of scale2; beyond it the result is 0 or infinity anyway. It keeps NaN.
 template <class T>
 FASTGRAD_INLINE Vec<T> clamp_exponent(Vec<T> x, T lowest = kExpIsZero<T>) {
   return clamp(x, lowest, sizeof(T) == 4 ? T(89) : T(710));
