@@ -7,6 +7,7 @@ that has no better.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import multiprocessing
 import os
 import warnings
@@ -25,6 +26,9 @@ _INSTRUCTIONS = {
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
     "default": {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "ONEDNN_MAX_CPU_ISA": "SSE41"},
 }
+# torch.compile heeds ATEN_CPU_CAPABILITY too, but its cache does not: without its own option it may load code that
+# another run compiled for a wider instruction set. In bits; 1 stands for no vectors.
+_COMPILED_WIDTH = {"avx2": 256, "default": 1}
 
 
 class WorkerError(RuntimeError):
@@ -88,6 +92,8 @@ def _serve(connection: Connection, backend: str) -> None:
 
     warnings.simplefilter("ignore")
     torch._functorch.config.donated_buffer = False  # a compiled backward may run again
+    if backend in _COMPILED_WIDTH:
+        importlib.import_module("torch._inductor.config").cpp.simdlen = _COMPILED_WIDTH[backend]
     fastgrad.backend(backend)
     _settle_malloc()
     session: Any = None
@@ -135,11 +141,12 @@ def _huge_pages() -> bool:
     return _anonymous_huge_pages() - before > large.nbytes // 2
 
 
-def _instructions() -> str:
-    """The instruction set that torch uses."""
+def _instructions() -> tuple[str, str]:
+    """The instruction sets of torch's own kernels and of those that it compiles."""
     import torch
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
 
-    return torch.backends.cpu.get_cpu_capability()
+    return torch.backends.cpu.get_cpu_capability(), str(pick_vec_isa())
 
 
 def _anonymous_huge_pages() -> int:
