@@ -6,7 +6,8 @@
 // evened out, so that no tile is nearly empty.
 //
 // Memory: a panel is packed just before its first use. While tiles are computed, they fetch the next panel of B, and
-// the next block of A before it is packed. Rows of B and columns of A, each on a page of its own in a large matrix, are
+// the next block of A before it is packed. Where all of B's block stays in L2, it is not fetched, and a block of A is
+// two panels, so that A goes through L1. Rows of B and columns of A, each on a page of its own in a large matrix, are
 // packed for all panels before the next ones are, if they are contiguous: a page is looked up once.
 //
 // Numerics: float16 and bfloat16 are widened while packing, summed in float32, rounded once. Where the CPU multiplies
@@ -18,6 +19,7 @@
 #include "gemm.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -38,11 +40,16 @@ constexpr int64_t kPageBytes = 4096, kHugePage = 1 << 21;
 constexpr int64_t kHugeFrom = 1 << 16;    // bytes of a buffer worth a huge page: the packed operands are all over it
 constexpr int64_t kFetchBytes = 1 << 16;  // of B's block: less is near anyway
 constexpr int64_t kFarBytes = 1 << 20;    // of a batch: what is read and written is no longer near
-constexpr int64_t kLinesAtOnce = 4;       // of an operand, packed for all panels
 constexpr int64_t kConflict = 4096;       // bytes: lines of multiples of it share a set of L1, and few sets of L2
 
 template <class E>
 constexpr TileKernels<E> tile_kernels;
+
+// Bytes of a block that is read again and again and stays in L2 beside what passes through.
+int64_t most_in_l2() {
+  static const int64_t most = std::max<int64_t>(sysconf(_SC_LEVEL2_CACHE_SIZE), 1 << 18) / 8 * 5;
+  return most;
+}
 
 // The size of each of the fewest equal blocks, multiples of `unit`, no larger than `most`.
 int64_t even_block(int64_t n, int64_t most, int64_t unit) { return round_up(ceil_div(n, ceil_div(n, most)), unit); }
@@ -84,10 +91,12 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
   constexpr int64_t W = Vec<T>::size, NR = B::NV * W, MR = B::MR, U = kNumbers<E>;
   constexpr bool same = std::is_same_v<E, S>;
   const int64_t kc_most = even_block(g.k, kMostOfK<E>, 4 * U), blocks_k = ceil_div(g.k, kc_most);
-  const int64_t nc_most = even_block(n1 - n0, B::NC, NR), mc_most = even_block(m1 - m0, B::MC, MR);
+  const int64_t nc_most = even_block(n1 - n0, B::NC, NR);
   const bool wide_sums = !same && blocks_k > 1;
   const bool b_conflicts = g.b.row * int64_t(sizeof(T)) % kConflict == 0;
   const bool b_in_place = same && g.b.col == 1 && m1 - m0 <= (b_conflicts ? MR : kFewRows);
+  const bool b_in_l2 = !b_in_place && kc_most * nc_most * int64_t(sizeof(E)) / U <= most_in_l2();
+  const int64_t mc_most = even_block(m1 - m0, b_in_l2 && g.a.row != 1 ? 2 * MR : B::MC, MR);
   // Packing A pays once its elements are far apart or are read for very many columns.
   const int64_t in_place_columns = g.a.col == 1 ? 4 * NR : g.a.row == 1 ? 8 * NR : NR;
   const bool a_in_place = same && n1 - n0 <= in_place_columns;
@@ -143,7 +152,7 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
           if (const int64_t next = std::min(NR, nc - j - NR); fetch && next > 0) {
             if (b_in_place || (!b_at_once && ic == m0))
               next_b = {b.at(0, j + NR), kc, next};
-            else
+            else if (!b_in_l2)
               next_b = {Matrix<E>{packed_b + (j + NR) * steps, round_up(next, W), 1}, steps, next};
           }
           const E* b_panel = packed_b + (b_in_place ? 0 : j * steps);

@@ -83,8 +83,8 @@ constexpr int64_t kTouchEvery = 4;  // steps of k
 
 // c (+)= a @ b for a tile of MR rows and NV registers. Where A's rows are not adjacent, `Strided` takes a_row.
 //
-// With `ahead`, every few steps one spot is fetched: first of the tile's own rows of C, then of that list, whose last
-// entry never ends. Fetched in one burst they would keep the operands' own lines waiting.
+// With `ahead`, every few steps one spot is fetched into L2: first of the tile's own rows of C, then of that list,
+// whose last entry never ends. Fetched in one burst they would keep the operands' own lines waiting.
 template <class E, int MR, int NV, bool Strided, class T = SumOf<E>>
 void tile_kernel(int64_t k, const E* a, int64_t a_row, int64_t a_col, const E* b, int64_t b_row, T* c, int64_t c_row,
                  bool accumulate, const Touch* ahead) {
@@ -116,9 +116,9 @@ void tile_kernel(int64_t k, const E* a, int64_t a_row, int64_t a_col, const E* b
   if (ahead) {
     Touch touch{reinterpret_cast<const char*>(c), c_row * int64_t(sizeof(T)), MR};
     for (; k >= kTouchEvery; k -= kTouchEvery) {
-      __builtin_prefetch(touch.at);
-      __builtin_prefetch(touch.at + 64);
-      __builtin_prefetch(touch.at + kSpot - 1);
+      __builtin_prefetch(touch.at, 0, 2);
+      __builtin_prefetch(touch.at + 64, 0, 2);
+      __builtin_prefetch(touch.at + kSpot - 1, 0, 2);
       touch.at += touch.step;
       if (--touch.count == 0) touch = *ahead++;
 #pragma GCC unroll 4

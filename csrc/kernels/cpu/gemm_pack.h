@@ -3,8 +3,8 @@
 // bfloat16 k counts pairs; the one that an odd k leaves alone is paired with 0.
 //
 // Where the lanes are adjacent in memory it is a copy; where k is, a transpose in registers, a square of V::size at a
-// time. A store may run past its panel's row: what it spoils is rewritten by the rows that follow, so a panel ends in
-// one register of slack.
+// time. What is packed soon is fetched: the next kLinesAtOnce of k, or what follows along it. A store may run past its
+// panel's row: what it spoils is rewritten by the rows that follow, so a panel ends in one register of slack.
 #pragma once
 #include <utility>
 
@@ -115,6 +115,9 @@ FASTGRAD_INLINE void transpose(V (&r)[V::size]) {
   }
 }
 
+constexpr int64_t kLinesAtOnce = 8;     // of k, packed for all panels
+constexpr int64_t kRegistersAhead = 4;  // fetched before they are transposed
+
 // `lanes` of the panel's `width` exist; `lane` and `step` are the strides of numbers, `k` is how many there are.
 template <class T, class S>
 void pack_panel(const S* from, int64_t lane, int64_t step, int64_t lanes, int64_t width, int64_t k, T* to) {
@@ -122,12 +125,19 @@ void pack_panel(const S* from, int64_t lane, int64_t step, int64_t lanes, int64_
   constexpr int64_t W = V::size, U = kNumbers<T>;
   if (lane == 1) {
     if (lanes == width && width % W == 0) {
-      for (int64_t p = 0; p < k; p += U, from += U * step, to += width)
-        for (int64_t l = 0; l < width; l += W) load_elements<T>(from + l, step, k - p).store(to + l);
+      for (int64_t p = 0; p < k; p += U, from += U * step, to += width) {
+        for (int64_t l = 0; l < width; l += W) {
+          __builtin_prefetch(from + l + kLinesAtOnce * step);
+          load_elements<T>(from + l, step, k - p).store(to + l);
+        }
+      }
     } else {
-      for (int64_t p = 0; p < k; p += U, from += U * step, to += width)
-        for (int64_t l = 0; l < width; l += W)
+      for (int64_t p = 0; p < k; p += U, from += U * step, to += width) {
+        for (int64_t l = 0; l < width; l += W) {
+          __builtin_prefetch(from + l + kLinesAtOnce * step);
           load_elements<T>(from + l, step, k - p, lanes - l < 0 ? 0 : lanes - l < W ? lanes - l : W).store(to + l);
+        }
+      }
     }
   } else if (step == 1) {
     for (int64_t p = 0; p < k; p += U * W, from += U * W, to += W * width) {
@@ -137,7 +147,10 @@ void pack_panel(const S* from, int64_t lane, int64_t step, int64_t lanes, int64_
         const int64_t rows = lanes - l;
         if (depth == U * W) {
 #pragma GCC unroll 16
-          for (int i = 0; i < W; ++i) r[i] = i < rows ? load_as<T>(from + (l + i) * lane) : V(T(0));
+          for (int i = 0; i < W; ++i) {
+            __builtin_prefetch(from + (l + i) * lane + kRegistersAhead * U * W);
+            r[i] = i < rows ? load_as<T>(from + (l + i) * lane) : V(T(0));
+          }
         } else {
 #pragma GCC unroll 16
           for (int i = 0; i < W; ++i) r[i] = i < rows ? load_as<T>(from + (l + i) * lane, depth) : V(T(0));
