@@ -106,7 +106,10 @@ class _Run:
                 if self.options.quick and done >= 5:
                     now = time.monotonic()
                     self._hurry(runner, now - self.start + (now - begun) / done * (len(units) - done))
-                records.extend(runner.measure(unit))
+                try:
+                    records.extend(runner.measure(unit))
+                except KeyboardInterrupt:
+                    return self.complain(f"interrupted: {done} of {len(units)} cases are measured")
                 progress.advance(bar)
             progress.update(bar, description=f"{'done':50}", refresh=True)
 

@@ -79,7 +79,7 @@ struct CrossEntropy : ClassLossSums<T> {
     const V reference = state.reference();
     const auto exponential = [&](auto s) {
       b.prefetch_next(0, s);
-      return exp(x(s) - reference);
+      return exp_nonpositive(x(s) - reference);
     };
     state.sum = state.sum + b.reduce(V(0), exponential, Sum());
     max.set(b.lane, state.maximum);

@@ -130,6 +130,7 @@ struct Driver {
   // n elements from `at` on of result `j`.
   void one_run(int64_t j, int64_t at, int64_t n, int64_t before, W* state, int64_t pitch, Gathered& gathered) const {
     const T* in[kMaxInputs];
+    bool in_place = true;
     for (int k = 0; k < a.inputs; ++k) {
       const ReduceArgs::Input& input = a.in[k];
       const Strided reduced = reduced_of(a, input.reduced_strides);
@@ -140,9 +141,10 @@ struct Driver {
       } else {
         gather(input, base, reduced, at, n, gathered.buffer[k]);
         in[k] = gathered.buffer[k];
+        in_place = false;
       }
     }
-    blocks.run(in, n, formula, state, pitch, before, at);
+    blocks.run(in, n, in_place ? n : 0, formula, state, pitch, before, at);
   }
 
   // Blocks end where a run of memory does, if that leaves them long enough.

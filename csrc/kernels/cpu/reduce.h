@@ -22,8 +22,9 @@ template <class T>
 struct ReduceBlocks {
   using W = wide_t<T>;
   int fields, outputs;
-  void (*run)(const T* const* in, int64_t n, const void* formula, W* state, int64_t pitch, int64_t before,
-              int64_t first);
+  // `ahead` elements behind each input lies what is wanted next; 0: nothing.
+  void (*run)(const T* const* in, int64_t n, int64_t ahead, const void* formula, W* state, int64_t pitch,
+              int64_t before, int64_t first);
   // Element (row, column) of input k is in[k][row * row_stride[k] + column]. Reads whole registers if `padded`.
   void (*columns)(const T* const* in, const int64_t* row_stride, int64_t rows, int64_t columns, bool padded,
                   const void* formula, W* state, int64_t pitch, int64_t before, int64_t first);
@@ -62,6 +63,13 @@ FASTGRAD_INLINE void store_fields(math::Tuple<V, N> x, math::scalar_t<V>* state,
   }
 }
 
+struct Identity {
+  template <class V>
+  FASTGRAD_INLINE V operator()(V x) const {
+    return x;
+  }
+};
+
 // The elements of one result: the lanes hold different ones.
 template <class T, class Formula, size_t... I>
 struct RunSource {
@@ -69,11 +77,15 @@ struct RunSource {
   using V = Value;
   static constexpr bool kLanesTogether = true;
   const T* const* in;
-  int64_t n;
+  int64_t n, ahead;
   const Formula& f;
 
   FASTGRAD_INLINE int64_t count() const { return n; }
   FASTGRAD_INLINE V at(int64_t i) const { return f(V::load(in[I] + i)...); }
+  // A formula keeps the loads waiting, so memory would idle; a bare sum or maximum does not.
+  FASTGRAD_INLINE void fetch(int64_t i) const {
+    if constexpr (!std::is_same_v<Formula, Identity>) (__builtin_prefetch(in[I] + i + ahead, 0, 2), ...);
+  }
   FASTGRAD_INLINE V tail(int64_t i, V fill) const {
     return select(V::iota() < V(T(n - i)), f(V::load(in[I] + i, n - i, T(1))...), fill);
   }
@@ -105,8 +117,11 @@ struct RunSource {
     const int64_t part = kParts ? even : int64_t(V::size), end = kParts ? even : kAccumulators * even;
     for (int64_t i = 0; i < end;) {
       const int64_t stop = i + kSteps * kStride < end ? i + kSteps * kStride : end;
-      for (; i < stop; i += kStride)
+      for (; i < stop; i += kStride) {
+        if (ahead)
+          for (int a = 0; a < kAccumulators; ++a) fetch(a * part + i);
         for (int a = 0; a < kAccumulators; ++a) add(a, at(a * part + i));
+      }
       empty();
     }
     int64_t i = kAccumulators * even;
@@ -166,11 +181,11 @@ struct ColumnSource {
 };
 
 template <class T, class Reducer, class Formula, size_t... I>
-void reduce_run(const T* const* in, int64_t n, const void* formula, wide_t<T>* state, int64_t pitch, int64_t before,
-                int64_t first) {
+void reduce_run(const T* const* in, int64_t n, int64_t ahead, const void* formula, wide_t<T>* state, int64_t pitch,
+                int64_t before, int64_t first) {
   using W = wide_t<T>;
   const Formula f = *static_cast<const Formula*>(formula);
-  const auto block = Reducer::block(RunSource<T, Formula, I...>{in, n, f});
+  const auto block = Reducer::block(RunSource<T, Formula, I...>{in, n, ahead, f});
   math::Tuple<W, Reducer::partials> partial;
   for (int k = 0; k < Reducer::partials; ++k) partial.item[k] = W(block.item[k].v[0]);
   auto result = Reducer::widen(partial, double(n), first);
@@ -243,13 +258,6 @@ Status reduce_indexed(const ReduceArgs& args, std::index_sequence<I...>) {
   }
   return kUnsupported;
 }
-
-struct Identity {
-  template <class V>
-  FASTGRAD_INLINE V operator()(V x) const {
-    return x;
-  }
-};
 
 template <class Reducer, class Formula = Identity, int Inputs = 1>
 Status reduce(const ReduceArgs& args) {

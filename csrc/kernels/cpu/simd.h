@@ -165,26 +165,32 @@ struct Vec {
     else
       return (a.v < b.v) | (a.v != a.v) ? a.v : b.v;
   }
-  // a within [low, high], which are numbers; NaN stays.
-  friend FASTGRAD_INLINE Vec clamp(Vec a, T low, T high) {
+  // a, but no less than `low`, or no more than `high`, which are numbers; NaN stays.
+  friend FASTGRAD_INLINE Vec at_least(Vec a, T low) {
 #if defined(__AVX512F__)
-    if constexpr (std::is_same_v<T, float>)
-      return (Register)_mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), (__m512)a.v));
-    if constexpr (std::is_same_v<T, double>)
-      return (Register)_mm512_min_pd(_mm512_set1_pd(high), _mm512_max_pd(_mm512_set1_pd(low), (__m512d)a.v));
+    if constexpr (std::is_same_v<T, float>) return (Register)_mm512_max_ps(_mm512_set1_ps(low), (__m512)a.v);
+    if constexpr (std::is_same_v<T, double>) return (Register)_mm512_max_pd(_mm512_set1_pd(low), (__m512d)a.v);
 #elif defined(__AVX2__)
-    if constexpr (std::is_same_v<T, float>)
-      return (Register)_mm256_min_ps(_mm256_set1_ps(high), _mm256_max_ps(_mm256_set1_ps(low), (__m256)a.v));
-    if constexpr (std::is_same_v<T, double>)
-      return (Register)_mm256_min_pd(_mm256_set1_pd(high), _mm256_max_pd(_mm256_set1_pd(low), (__m256d)a.v));
+    if constexpr (std::is_same_v<T, float>) return (Register)_mm256_max_ps(_mm256_set1_ps(low), (__m256)a.v);
+    if constexpr (std::is_same_v<T, double>) return (Register)_mm256_max_pd(_mm256_set1_pd(low), (__m256d)a.v);
 #elif defined(__SSE2__)
-    if constexpr (std::is_same_v<T, float>)
-      return (Register)_mm_min_ps(_mm_set1_ps(high), _mm_max_ps(_mm_set1_ps(low), (__m128)a.v));
-    if constexpr (std::is_same_v<T, double>)
-      return (Register)_mm_min_pd(_mm_set1_pd(high), _mm_max_pd(_mm_set1_pd(low), (__m128d)a.v));
+    if constexpr (std::is_same_v<T, float>) return (Register)_mm_max_ps(_mm_set1_ps(low), (__m128)a.v);
+    if constexpr (std::is_same_v<T, double>) return (Register)_mm_max_pd(_mm_set1_pd(low), (__m128d)a.v);
 #endif
-    const Vec b = select(a < Vec(low), Vec(low), a);
-    return select(b > Vec(high), Vec(high), b);
+    return select(a < Vec(low), Vec(low), a);
+  }
+  friend FASTGRAD_INLINE Vec at_most(Vec a, T high) {
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<T, float>) return (Register)_mm512_min_ps(_mm512_set1_ps(high), (__m512)a.v);
+    if constexpr (std::is_same_v<T, double>) return (Register)_mm512_min_pd(_mm512_set1_pd(high), (__m512d)a.v);
+#elif defined(__AVX2__)
+    if constexpr (std::is_same_v<T, float>) return (Register)_mm256_min_ps(_mm256_set1_ps(high), (__m256)a.v);
+    if constexpr (std::is_same_v<T, double>) return (Register)_mm256_min_pd(_mm256_set1_pd(high), (__m256d)a.v);
+#elif defined(__SSE2__)
+    if constexpr (std::is_same_v<T, float>) return (Register)_mm_min_ps(_mm_set1_ps(high), (__m128)a.v);
+    if constexpr (std::is_same_v<T, double>) return (Register)_mm_min_pd(_mm_set1_pd(high), (__m128d)a.v);
+#endif
+    return select(a > Vec(high), Vec(high), a);
   }
   // a / b within one ulp, for b of ordinary size (neither subnormal nor near overflow): an estimate of 1 / b, refined.
   friend FASTGRAD_INLINE Vec quotient(Vec a, Vec b) {
@@ -255,7 +261,8 @@ struct Vec {
     const Int i = __builtin_convertvector(n.v, Int), half = i >> 1;
     return a * power2(half) * power2(i - half);
   }
-  // The same, but 0 where x < low; there no arithmetic underflows, which would take 20 times as long.
+  // The same, but 0 where x < low; there no arithmetic underflows, which would take 20 times as long. With AVX-512 n
+  // may be anything there; otherwise it is in the range of an exponent.
   friend FASTGRAD_INLINE Vec scale2_or_zero(Vec a, Vec n, Vec x, T low) {
 #if defined(__AVX512F__)
     if constexpr (std::is_same_v<T, float>)

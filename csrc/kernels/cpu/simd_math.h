@@ -49,26 +49,43 @@ FASTGRAD_INLINE Vec<T> expm1_reduced(Vec<T> x, Vec<T>& n) {
 
 template <class T>
 constexpr T kExpIsZero = sizeof(T) == 4 ? T(-104) : T(-746);  // below
-// The clamp keeps n in the range of scale2; beyond it the result is 0 or infinity anyway. It keeps NaN.
+// The bounds keep n in the range of scale2; beyond them the result is 0 or infinity anyway. They keep NaN.
 template <class T>
-FASTGRAD_INLINE Vec<T> clamp_exponent(Vec<T> x, T lowest = kExpIsZero<T>) {
-  return clamp(x, lowest, sizeof(T) == 4 ? T(89) : T(710));
+FASTGRAD_INLINE Vec<T> bound_above(Vec<T> x) {
+  return at_most(x, sizeof(T) == 4 ? T(89) : T(710));
+}
+template <class T>
+FASTGRAD_INLINE Vec<T> bound_below(Vec<T> x) {
+#if defined(__AVX512F__)
+  return x;  // scale2_or_zero takes any n there
+#else
+  return at_least(x, kExpIsZero<T>);
+#endif
 }
 
+// exp(x) for x <= 0, or so little above that it does not overflow.
 template <class T>
-FASTGRAD_INLINE Vec<T> exp(Vec<T> x) {
+FASTGRAD_INLINE Vec<T> exp_nonpositive(Vec<T> x) {
   Vec<T> n;
-  const Vec<T> p = expm1_reduced(clamp_exponent(x), n);
+  const Vec<T> p = expm1_reduced(bound_below(x), n);
   return scale2_or_zero(p + Vec<T>(1), n, x, kExpIsZero<T>);
 }
-
-// Below -40 it is -1 to the last bit.
 template <class T>
-FASTGRAD_INLINE Vec<T> expm1(Vec<T> x) {
+FASTGRAD_INLINE Vec<T> exp(Vec<T> x) {
+  return exp_nonpositive(bound_above(x));
+}
+
+// For x <= 0. Below -40 it is -1 to the last bit.
+template <class T>
+FASTGRAD_INLINE Vec<T> expm1_nonpositive(Vec<T> x) {
   Vec<T> n;
-  const Vec<T> p = expm1_reduced(clamp_exponent(x, T(-40)), n);
+  const Vec<T> p = expm1_reduced(at_least(x, T(-40)), n);
   const Vec<T> s = scale2(Vec<T>(1), n);
   return fma(s, p, s - Vec<T>(1));
+}
+template <class T>
+FASTGRAD_INLINE Vec<T> expm1(Vec<T> x) {
+  return expm1_nonpositive(bound_above(x));
 }
 
 // log(1 + f) = f - (f^2/2 - s (f^2/2 + R(s^2))) with s = f / (2 + f), a form whose last bits do not cancel, plus
@@ -116,24 +133,30 @@ FASTGRAD_INLINE Vec<T> log(Vec<T> x) {
   return select(x < V(0), V(T(__builtin_nan(""))), select(x != x, x, y));
 }
 
-// log1p(u) = log(w) + (u - (w - 1)) / w with w = 1 + u: the second term is what rounding w lost. For u > -1.
+// log1p(u) = log(w) + (u - (w - 1)) / w with w = 1 + u: the second term is what rounding w lost. For
+// -1 < u < inf.
 template <class T>
-FASTGRAD_INLINE Vec<T> log1p(Vec<T> u) {
+FASTGRAD_INLINE Vec<T> log1p_of_finite(Vec<T> u) {
   using V = Vec<T>;
   const V w = u + V(1);
-  const V y = log_normal(w, quotient(u - (w - V(1)), w));
-  return select(u == V(T(__builtin_inf())), u, y);
+  return log_normal(w, quotient(u - (w - V(1)), w));
+}
+template <class T>
+FASTGRAD_INLINE Vec<T> log1p(Vec<T> u) {
+  return select(u == Vec<T>(T(__builtin_inf())), u, log1p_of_finite(u));
 }
 
-// The same for 0 <= u <= 1, where no exponent need be split off.
+// The same for 0 <= u <= 1, where no exponent need be split off: u - u^2 Q(u), Q minimax for float (error 2^-30).
 template <class T>
 FASTGRAD_INLINE Vec<T> log1p_of_fraction(Vec<T> u) {
   if constexpr (sizeof(T) == 4)
-    return log1p_series(
-        u, Vec<T>(0),
-        {0.6666667562682809, 0.3999887725307785, 0.2861689992558776, 0.21427476358497932, 0.24301676708630846});
+    return fma(-(u * u),
+               polynomial(u, {0.4999998729028321, -0.3333268976242757, 0.24988578865199831, -0.198979312017712,
+                              0.16129333337501214, -0.1246711834569044, 0.08307402813445573, -0.0419813377654847,
+                              0.013631473708026268, -0.0020729470238311618}),
+               u);
   else
-    return log1p(u);
+    return log1p_of_finite(u);
 }
 
 // f lane by lane, for what has no vector form.
@@ -202,7 +225,7 @@ FASTGRAD_INLINE Vec<double> pow_positive(Vec<double> x, Vec<double> y) {
   const V w = y * log_high;
   const V w_low = select(abs(w) < V(1e4), fma(y, log_high, -w) + y * log_low, V(0));
   V n, r_low;
-  const V r = reduce_exponent(clamp_exponent(w), n, r_low), tail = exp_tail(r);
+  const V r = reduce_exponent(at_least(bound_above(w), kExpIsZero<double>), n, r_low), tail = exp_tail(r);
   const V sum = V(1) + r, sum_low = (V(1) - sum) + r;
   return scale2(sum + fma(w_low + r_low, sum + tail, sum_low + tail), n);
 }

@@ -41,7 +41,7 @@ struct SoftmaxRows : RowFormula<T> {
       max.set(b.lane, row_max);
       const auto term = [&](auto s) {
         b.prefetch_next(0, s);
-        const V e = exp(b.load(kWidened<B>, s, T(-__builtin_inf())) - row_max);
+        const V e = exp_nonpositive(b.load(kWidened<B>, s, T(-__builtin_inf())) - row_max);
         if constexpr (!Log) b.store(1, s, e);
         return e;
       };
@@ -50,7 +50,7 @@ struct SoftmaxRows : RowFormula<T> {
       math::MaxSum<V> state{max.get(b.lane), sum.get(b.lane)};
       state.raise(b.reduce(V(T(-__builtin_inf())), x, Max()));
       const V reference = state.reference();
-      state.sum = state.sum + b.reduce(V(0), [&](auto s) { return exp(x(s) - reference); }, Sum());
+      state.sum = state.sum + b.reduce(V(0), [&](auto s) { return exp_nonpositive(x(s) - reference); }, Sum());
       max.set(b.lane, state.maximum);
       sum.set(b.lane, state.sum);
     }

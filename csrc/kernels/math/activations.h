@@ -8,7 +8,7 @@ namespace fastgrad::math {
 struct Sigmoid {
   template <class V>
   FASTGRAD_FORMULA V operator()(V x) const {
-    const V e = exp(-abs(x));
+    const V e = exp_nonpositive(-abs(x));
     return quotient(select(x < V(0), e, V(1)), V(1) + e);
   }
 };
@@ -24,7 +24,7 @@ struct SigmoidBackward {
 struct Tanh {
   template <class V>
   FASTGRAD_FORMULA V operator()(V x) const {
-    const V t = expm1(V(-2) * abs(x));
+    const V t = expm1_nonpositive(V(-2) * abs(x));
     return copysign(quotient(-t, t + V(2)), x);
   }
 };

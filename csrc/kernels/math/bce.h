@@ -9,11 +9,11 @@ namespace fastgrad::math {
 template <class V>
 FASTGRAD_FORMULA V log_complement(V x) {
   using T = scalar_t<V>;
-  return select(x < V(1), log1p(-x), select(x == V(1), V(T(-__builtin_inf())), V(T(__builtin_nan("")))));
+  return select(x < V(1), log1p_of_finite(-x), select(x == V(1), V(T(-__builtin_inf())), V(T(__builtin_nan("")))));
 }
 template <class V>
 FASTGRAD_FORMULA V zero_to_one(V x, V inside, V outside) {
-  return select(x >= V(0), select(x <= V(1), inside, outside), outside);
+  return select((x >= V(0)) & (x <= V(1)), inside, outside);
 }
 
 // -w (t log x + (1 - t) log(1 - x)) with the logarithms clamped at -100. NaN where x or t is outside [0, 1], which the
@@ -21,9 +21,10 @@ FASTGRAD_FORMULA V zero_to_one(V x, V inside, V outside) {
 struct BinaryCrossEntropy {
   template <class V>
   FASTGRAD_FORMULA V operator()(V x, V t, V w = V(1)) const {
-    const V positive = max(log(x), V(-100)), negative = max(log_complement(x), V(-100));
+    using T = scalar_t<V>;
+    const V positive = at_least(log(x), T(-100)), negative = at_least(log_complement(x), T(-100));
     const V loss = (t - V(1)) * negative - t * positive;
-    return zero_to_one(t, w * loss, V(scalar_t<V>(__builtin_nan(""))));
+    return zero_to_one(t, w * loss, V(T(__builtin_nan(""))));
   }
 };
 // w (x - t) / (x (1 - x)), the denominator at least 1e-12.
@@ -65,9 +66,15 @@ struct IsNan {
 // target in [0, 1].
 struct BinaryCrossEntropyWithLogits {
   template <class V>
-  FASTGRAD_FORMULA V operator()(V x, V t, V w = V(1), V p = V(1)) const {
+  FASTGRAD_FORMULA V operator()(V x, V t, V w = V(1)) const {  // p = 1
+    const V l = log1p_of_fraction(exp_nonpositive(-abs(x)));
+    const V loss = fma(select(x > V(0), V(1), V(0)) - t, x, l);
+    return w * select(x == V(scalar_t<V>(-__builtin_inf())), (V(1) - t) * x - x, loss);
+  }
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V x, V t, V w, V p) const {
     const V negative = V(1) - t, positive = p * t, sum = negative + positive;
-    const V l = log1p_of_fraction(exp(-abs(x)));
+    const V l = log1p_of_fraction(exp_nonpositive(-abs(x)));
     V linear = select(x > V(0), negative, -positive) * x;
     linear = select(x == V(scalar_t<V>(-__builtin_inf())), negative * x - sum * x, linear);
     return w * (sum * l + linear);
@@ -79,7 +86,7 @@ struct BinaryCrossEntropyWithLogitsBackward {
   explicit BinaryCrossEntropyWithLogitsBackward(const Number* p) : scale(p[0]) {}
   template <class V>
   FASTGRAD_FORMULA V operator()(V grad, V x, V t, V w = V(1), V p = V(1)) const {
-    const V e = exp(-abs(x)), larger = quotient(V(1), V(1) + e), smaller = e * larger;
+    const V e = exp_nonpositive(-abs(x)), larger = quotient(V(1), V(1) + e), smaller = e * larger;
     const auto right = x > V(0);
     const V up = select(right, larger, smaller), down = select(right, smaller, larger);
     return value<V>(scale) * grad * w * ((V(1) - t) * up - p * t * down);
@@ -91,7 +98,7 @@ struct BinaryCrossEntropyWithLogitsTargetBackward {
   explicit BinaryCrossEntropyWithLogitsTargetBackward(const Number* p) : scale(p[0]) {}
   template <class V>
   FASTGRAD_FORMULA V operator()(V grad, V x, V w = V(1), V p = V(1)) const {
-    const V l = log1p_of_fraction(exp(-abs(x)));
+    const V l = log1p_of_fraction(exp_nonpositive(-abs(x)));
     return value<V>(scale) * grad * w * ((p - V(1)) * l - select(x > V(0), V(1), p) * x);
   }
 };

@@ -28,7 +28,7 @@ FASTGRAD_FORMULA V weighted_probability(V t, V weight, V smoothing, V classes) {
 // d/dx_c of -sum(q log p), times the incoming gradient g: with `scale` = g sum(q) and `share` = g q_c
 template <class V>
 FASTGRAD_FORMULA V cross_entropy_backward(V x, V max, V log_sum, V scale, V share) {
-  return scale * exp((x - max) - log_sum) - share;
+  return scale * exp_nonpositive((x - max) - log_sum) - share;
 }
 
 }  // namespace fastgrad::math

@@ -16,14 +16,14 @@ struct MaxSum {
   FASTGRAD_FORMULA void raise(V m) {
     const V before = maximum;
     maximum = max(before, m);
-    sum = sum * exp(before - reference());
+    sum = sum * exp_nonpositive(before - reference());
   }
 };
 
 // y = exp(x - m) / s
 template <class V>
 FASTGRAD_FORMULA V softmax(V x, V max, V inverse_sum) {
-  return exp(x - max) * inverse_sum;
+  return exp_nonpositive(x - max) * inverse_sum;
 }
 // y = x - m - log(s), subtracted in this order: x - m is nearly exact however large both are
 template <class V>
