@@ -54,6 +54,18 @@ def test_small_results_are_malloced() -> None:
     assert fastgrad.cached_memory() == 0
 
 
+def test_what_does_not_fill_its_pages() -> None:
+    """Takes no more memory than it needs, to 64 KiB."""
+    for kib in (1024, 1025, 2560, 4095):
+        fastgrad.empty_cache()
+        y = F.relu(torch.ones(kib * 256))
+        address = y.data_ptr()
+        assert y.eq(1).all() and address % (2 * MIB) == 0
+        del y
+        assert kib <= fastgrad.cached_memory() // 1024 < kib + 64
+        assert F.neg(torch.ones(kib * 256)).data_ptr() == address
+
+
 def test_much_larger_blocks_are_not_taken() -> None:
     result(64)
     assert fastgrad.cached_memory() == 64 * MIB

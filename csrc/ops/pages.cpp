@@ -19,7 +19,10 @@ namespace fastgrad::ops {
 namespace {
 
 constexpr size_t kPage = size_t(2) << 20;
-constexpr size_t kSmallest = 2 * kPage;  // below this, malloc keeps its pages itself
+constexpr size_t kPart = size_t(64) << 10;     // of a page, for what is not much longer than one
+constexpr size_t kSmallest = size_t(1) << 20;  // below this, malloc keeps its pages itself
+
+size_t round_up(size_t size, size_t unit) { return (size + unit - 1) / unit * unit; }
 
 struct Block {
   void* data = nullptr;
@@ -40,9 +43,9 @@ size_t limit_from_environment() {
 
 class Pages {
  public:
-  // Whole pages for `size` bytes; no data if the system has none left.
+  // Memory for `size` bytes, whole pages if it is long; no data if the system has none left.
   Block take(size_t size) {
-    size = (size + kPage - 1) / kPage * kPage;
+    size = round_up(size, size < 2 * kPage ? kPart : kPage);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       // The best fit, of equal ones the most recent: its pages may still be in the cache.
