@@ -6,9 +6,8 @@
 // time. What is packed soon is fetched: the next kLinesAtOnce of k, or what follows along it. A store may run past its
 // panel's row: what it spoils is rewritten by the rows that follow, so a panel ends in one register of slack.
 #pragma once
-#include <utility>
-
 #include "gemm.h"
+#include "transpose.h"
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -97,24 +96,6 @@ FASTGRAD_INLINE Vec<T> load_elements(const S* p, int64_t step, int64_t k, N... n
   }
 }
 
-// Exchanges the off-diagonal blocks of Step x Step squares in a pair of rows Step apart.
-template <int Step, class V, size_t... I>
-FASTGRAD_INLINE void exchange(V& a, V& b, std::index_sequence<I...>) {
-  constexpr int W = V::size;
-  const V low(__builtin_shufflevector(a.v, b.v, (int(I) & Step ? W + int(I) - Step : int(I))...));
-  b = V(__builtin_shufflevector(a.v, b.v, (int(I) & Step ? W + int(I) : int(I) + Step)...));
-  a = low;
-}
-template <int Step, class V>
-FASTGRAD_INLINE void transpose(V (&r)[V::size]) {
-  if constexpr (Step < V::size) {
-#pragma GCC unroll 16
-    for (int i = 0; i < V::size; ++i)
-      if (!(i & Step)) exchange<Step>(r[i], r[i + Step], std::make_index_sequence<V::size>());
-    transpose<2 * Step>(r);
-  }
-}
-
 constexpr int64_t kLinesAtOnce = 8;     // of k, packed for all panels
 constexpr int64_t kRegistersAhead = 4;  // fetched before they are transposed
 
@@ -155,7 +136,7 @@ void pack_panel(const S* from, int64_t lane, int64_t step, int64_t lanes, int64_
 #pragma GCC unroll 16
           for (int i = 0; i < W; ++i) r[i] = i < rows ? load_as<T>(from + (l + i) * lane, depth) : V(T(0));
         }
-        transpose<1>(r);
+        transpose_square(r);
 #pragma GCC unroll 16
         for (int i = 0; i < W; ++i)
           if (i * U < depth) r[i].store(to + i * width + l);

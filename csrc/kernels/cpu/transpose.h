@@ -1,5 +1,7 @@
 // to[i * to_pitch + j] = from[j * from_pitch + i] for j < rows, i < columns, in squares of whole registers.
 #pragma once
+#include <utility>
+
 #include "simd.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
@@ -15,6 +17,7 @@ FASTGRAD_INLINE Vec<T> pick_halves(Vec<T> a, Vec<T> b) {
 }
 template <class T, int half>
 FASTGRAD_INLINE void transpose_stage(Vec<T>* r) {
+#pragma GCC unroll 16
   for (int i = 0; i < Vec<T>::size; ++i)
     if (!(i & half)) {
       const Vec<T> a = r[i], b = r[i + half];
@@ -22,6 +25,61 @@ FASTGRAD_INLINE void transpose_stage(Vec<T>* r) {
       r[i + half] = pick_halves<T, half, true>(a, b);
     }
   if constexpr (half > 1) transpose_stage<T, half / 2>(r);
+}
+
+// 16 x 16, in an order whose shuffles need no register of indices, nor a copy of what they overwrite: pairs and fours
+// within each quarter (of 4 lanes), then the quarters.
+template <int width, bool high, class V, size_t... I>
+FASTGRAD_INLINE V interleave(V a, V b, std::index_sequence<I...>) {
+  constexpr auto from = [](int l) {
+    const int o = l % 4;
+    return l - o + (high ? 2 : 0) + o / (2 * width) * width + o % width + (o / width % 2 ? V::size : 0);
+  };
+  return V(__builtin_shufflevector(a.v, b.v, from(I)...));
+}
+template <int odd, class V, size_t... I>
+FASTGRAD_INLINE V every_second_quarter(V a, V b, std::index_sequence<I...>) {
+  return V(__builtin_shufflevector(a.v, b.v, (int(I) / 4 * 8 + 4 * odd + int(I) % 4)...));
+}
+template <class V>
+FASTGRAD_INLINE void transpose_16(V* r) {
+  constexpr auto lanes = std::make_index_sequence<16>();
+  V t[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = interleave<1, false>(r[i], r[i + 1], lanes);
+    t[i + 1] = interleave<1, true>(r[i], r[i + 1], lanes);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = interleave<2, false>(t[i], t[i + 2], lanes);
+    r[i + 1] = interleave<2, true>(t[i], t[i + 2], lanes);
+    r[i + 2] = interleave<2, false>(t[i + 1], t[i + 3], lanes);
+    r[i + 3] = interleave<2, true>(t[i + 1], t[i + 3], lanes);
+  }
+  // Quarter q of r[4 g + c] is now column 4 q + c of rows 4 g to 4 g + 3.
+#pragma GCC unroll 16
+  for (int c = 0; c < 4; ++c) {
+    const V even_low = every_second_quarter<0>(r[c], r[4 + c], lanes),
+            odd_low = every_second_quarter<1>(r[c], r[4 + c], lanes),
+            even_high = every_second_quarter<0>(r[8 + c], r[12 + c], lanes),
+            odd_high = every_second_quarter<1>(r[8 + c], r[12 + c], lanes);
+    t[c] = every_second_quarter<0>(even_low, even_high, lanes);
+    t[4 + c] = every_second_quarter<0>(odd_low, odd_high, lanes);
+    t[8 + c] = every_second_quarter<1>(even_low, even_high, lanes);
+    t[12 + c] = every_second_quarter<1>(odd_low, odd_high, lanes);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) r[i] = t[i];
+}
+
+// Lane j of register i to lane i of register j.
+template <class T>
+FASTGRAD_INLINE void transpose_square(Vec<T> (&r)[Vec<T>::size]) {
+  if constexpr (Vec<T>::size == 16 && sizeof(T) == 4)
+    transpose_16(r);
+  else
+    transpose_stage<T, Vec<T>::size / 2>(r);
 }
 
 template <class T>
@@ -39,12 +97,12 @@ static void transpose(const T* from, int64_t from_pitch, T* to, int64_t to_pitch
         T* const transposed = to + i * to_pitch + j;
         if (j + size <= rows && i + size <= columns) {
           for (int k = 0; k < size; ++k) r[k] = V::load(square + k * from_pitch);
-          transpose_stage<T, size / 2>(r);
+          transpose_square(r);
           for (int k = 0; k < size; ++k) r[k].store(transposed + k * to_pitch);
         } else {
           const int64_t high = rows - j < size ? rows - j : size, wide = columns - i < size ? columns - i : size;
           for (int k = 0; k < size; ++k) r[k] = k < high ? V::load(square + k * from_pitch, wide) : V(0);
-          transpose_stage<T, size / 2>(r);
+          transpose_square(r);
           for (int k = 0; k < wide; ++k) r[k].store(transposed + k * to_pitch, high);
         }
       }
