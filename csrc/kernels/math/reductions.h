@@ -223,8 +223,8 @@ struct LogSumExp {
     using V = typename S::Value;
     const V none = worst<true, V>();
     const V m = source.template reduce<1>(none, none, Itself(), Extreme<true>()).item[0], shift = finite(m);
-    const auto sum = source.template reduce<1>(
-        V(0), none, [shift](V x) { return Tuple<V, 1>{{exp(x - shift)}}; }, Plus());
+    const auto sum =
+        source.template reduce<1>(V(0), none, [shift](V x) { return Tuple<V, 1>{{exp(x - shift)}}; }, Plus());
     return Tuple<V, 2>{{m, sum.item[0]}};
   }
   template <class V>
