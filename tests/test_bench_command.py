@@ -96,6 +96,26 @@ def test_list(capfd: pytest.CaptureFixture[str]) -> None:
     assert "1048576x16" in out and "sigmoid" not in out
 
 
+def test_interrupted(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has been measured is reported and written."""
+    from fastgrad.bench.run import Runner
+
+    measure, units = Runner.measure, []
+
+    def once(self: Runner, unit: Any) -> Any:
+        units.append(unit)
+        if len(units) > 1:
+            raise KeyboardInterrupt
+        return measure(self, unit)
+
+    monkeypatch.setattr(Runner, "measure", once)
+    path = tmp_path / "x.json"
+    status, out, lines = run(["relu", "sqrt", "--shape", "9", *SMALLEST, "--json", str(path)], capfd)
+    assert status == 1 and len(units) == 2 and len(lines) == 1 and "interrupted: 1 of " in lines[0]
+    everything = json.loads(path.read_text())
+    assert len({r["op"] for r in everything["results"]}) == 1 and everything["problems"] == [lines[0].split(": ", 1)[1]]
+
+
 def test_no_compiler(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
