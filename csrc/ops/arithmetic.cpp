@@ -93,11 +93,25 @@ Gradients rounded_div_backward(const Saved& s, const Gradients& g) {
   const Tensor zero = at::zeros_like(g[0]);
   return to_inputs(s, zero, zero);
 }
-// d/da a^b = b a^(b-1), 0 where b = 0;  d/db a^b = a^b log a, 0 where a = 0 and b >= 0.
+// Whether t is an ordinary number, no gradient's and not being traced or transformed, so that one may look at it.
+bool is_number(const Tensor& t) {
+  constexpr c10::DispatchKeySet more{c10::DispatchKey::Python, c10::DispatchKey::Functionalize,
+                                     c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper};
+  return t.dim() == 0 && t.is_cpu() && !t.requires_grad() && !t.key_set().has_any(more);
+}
+// g b a^(b-1), 0 where b = 0.
+Tensor pow_base_backward(const Tensor& g, const Tensor& a, const Tensor& b) {
+  if (!is_number(b)) return at::where(at::eq(b, 0), 0, mul(g, mul(b, pow(a, sub(b, constant(1, b))))));
+  const double exponent = b.item<double>();
+  if (exponent == 0) return at::zeros_like(g);
+  if (exponent == 1) return mul(g, b);
+  return mul(g, mul(b, exponent == 2 ? a : pow(a, exponent - 1)));
+}
+// d/db a^b = a^b log a, 0 where a = 0 and b >= 0.
 Gradients pow_backward(const Saved& s, const Gradients& g) {
   const Tensor &a = s.tensors[0], &b = s.tensors[1], &y = s.tensors[2];
   Tensor ga, gb;
-  if (s.needed[0]) ga = at::where(at::eq(b, 0), 0, mul(g[0], mul(b, pow(a, sub(b, constant(1, b))))));
+  if (s.needed[0]) ga = pow_base_backward(g[0], a, b);
   if (s.needed[1]) gb = at::where(at::eq(a, 0).logical_and(b.ge(0)), 0, mul(g[0], mul(y, log(a))));
   return to_inputs(s, ga, gb);
 }

@@ -80,16 +80,16 @@ struct BinaryCrossEntropyWithLogits {
     return w * (sum * l + linear);
   }
 };
-// w ((1 - t) s(x) - p t s(-x)); both sigmoids from one exp(-|x|).
+// w ((1 - t) s(x) - p t s(-x)). With e = exp(-|x|) one of the sigmoids is 1 / (1 + e), the other e / (1 + e).
 struct BinaryCrossEntropyWithLogitsBackward {
   Number scale;
   explicit BinaryCrossEntropyWithLogitsBackward(const Number* p) : scale(p[0]) {}
   template <class V>
   FASTGRAD_FORMULA V operator()(V grad, V x, V t, V w = V(1), V p = V(1)) const {
-    const V e = exp_nonpositive(-abs(x)), larger = quotient(V(1), V(1) + e), smaller = e * larger;
+    const V e = exp_nonpositive(-abs(x)), up = V(1) - t, down = -p * t;
     const auto right = x > V(0);
-    const V up = select(right, larger, smaller), down = select(right, smaller, larger);
-    return value<V>(scale) * grad * w * ((V(1) - t) * up - p * t * down);
+    const V of_larger = select(right, up, down), of_smaller = select(right, down, up);
+    return value<V>(scale) * grad * w * quotient(fma(of_smaller, e, of_larger), V(1) + e);
   }
 };
 // By the target: w ((p - 1) l - (x > 0 ? x : p x)), l as above.
