@@ -1,6 +1,7 @@
-"""Writes the figures of benchmarks/results/*.json into docs/performance.md, between its two markers.
+"""Writes the figures of benchmarks/results/*.json into docs/performance.md and README.md, between their two markers.
 
-The files are what `fastgrad bench --json` writes; each becomes a section, in the order of their names.
+The files are what `fastgrad bench --json` writes; each becomes a section, in the order of their names. The README gets
+the means of one.
 """
 
 import json
@@ -10,7 +11,8 @@ from pathlib import Path
 from fastgrad.bench import report
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "performance.md"
+RESULTS = ROOT / "benchmarks" / "results"
+IN_README = RESULTS / "xeon-avx512.json"
 BEGIN, END = "<!-- figures: tools/performance_tables.py -->\n", "<!-- end of figures -->\n"
 
 
@@ -68,17 +70,33 @@ def missed(records) -> str:
     return f"Below target, {len(rows)} of {len(records)}:\n\n{markdown(columns, rows, 6)}"
 
 
-def main() -> int:
-    files = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-    before, found, rest = PAGE.read_text().partition(BEGIN)
+def summary(path: Path) -> str:
+    everything = json.loads(path.read_text())
+    records = [r for r in everything["results"] if not r["series"]]
+    below = len(report.below_rows(records))
+    return (
+        f"{means(records)}\n`{everything['machine']['command']}` on {everything['machine']['date'][:10]}; "
+        f"{below} of the {len(records)} rows are below their targets: which, and why, is in\n"
+        "[docs/performance.md](docs/performance.md).\n"
+    )
+
+
+def write(page: Path, figures: str) -> bool:
+    before, found, rest = page.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not found or not end:
-        print(f"{PAGE}: no markers to write between", file=sys.stderr)
-        return 1
+        print(f"{page}: no markers to write between", file=sys.stderr)
+        return False
+    page.write_text(f"{before}{BEGIN}\n{figures}\n{END}{after}")
+    return True
+
+
+def main() -> int:
+    files = sorted(RESULTS.glob("*.json"))
     figures = "\n".join(section(path) for path in files) or "No results are recorded yet.\n"
-    PAGE.write_text(f"{before}{BEGIN}\n{figures}\n{END}{after}")
-    print(f"{PAGE.relative_to(ROOT)}: {len(files)} result files")
-    return 0
+    written = [write(ROOT / "docs" / "performance.md", figures), write(ROOT / "README.md", summary(IN_README))]
+    print(f"{len(files)} result files")
+    return 0 if all(written) else 1
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ namespace {
 
 constexpr int64_t kGrain = 1 << 18;  // multiply-adds worth a piece of parallel work
 constexpr int64_t kWideRows = 1120;  // rows of float32 sums kept for a 16-bit C
-constexpr int64_t kFewRows = 280;    // of A, for which B is not worth packing
+constexpr int64_t kFewRows = 280;    // of A
 constexpr int64_t kNear = 2048;      // bytes; rows further apart may compete for the same lines of L1
 constexpr int64_t kPageBytes = 4096, kHugePage = 1 << 21;
 constexpr int64_t kHugeFrom = 1 << 16;    // bytes of a buffer worth a huge page: the packed operands are all over it
@@ -49,6 +49,13 @@ constexpr TileKernels<E> tile_kernels;
 int64_t most_in_l2() {
   static const int64_t most = std::max<int64_t>(sysconf(_SC_LEVEL2_CACHE_SIZE), 1 << 18) / 8 * 5;
   return most;
+}
+
+// Rows of A for which B is not worth packing, if its own rows are `stride` bytes apart.
+template <class T>
+int64_t rows_in_place(int64_t stride) {
+  if (stride % kConflict == 0) return Blocking<T>::MR;
+  return stride % (kConflict / 2) == 0 ? kFewRows / 2 : kFewRows;
 }
 
 // The size of each of the fewest equal blocks, multiples of `unit`, no larger than `most`.
@@ -93,8 +100,7 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
   const int64_t kc_most = even_block(g.k, kMostOfK<E>, 4 * U), blocks_k = ceil_div(g.k, kc_most);
   const int64_t nc_most = even_block(n1 - n0, B::NC, NR);
   const bool wide_sums = !same && blocks_k > 1;
-  const bool b_conflicts = g.b.row * int64_t(sizeof(T)) % kConflict == 0;
-  const bool b_in_place = same && g.b.col == 1 && m1 - m0 <= (b_conflicts ? MR : kFewRows);
+  const bool b_in_place = same && g.b.col == 1 && m1 - m0 <= rows_in_place<T>(g.b.row * int64_t(sizeof(T)));
   const bool b_in_l2 = !b_in_place && kc_most * nc_most * int64_t(sizeof(E)) / U <= most_in_l2();
   const int64_t mc_most = even_block(m1 - m0, b_in_l2 && g.a.row != 1 ? 2 * MR : B::MC, MR);
   // Packing A pays once its elements are far apart or are read for very many columns.
