@@ -90,10 +90,16 @@ def layouts(x: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def relative_error(actual: torch.Tensor, reference: torch.Tensor, scale: torch.Tensor | float = 0.0) -> float:
-    """Return the largest |actual - reference| / max(|reference|, scale); infinities and NaN must agree exactly."""
-    reference = reference.double()
-    actual = actual.detach().double()
+    """Return the largest |actual - reference| / max(|reference|, scale); infinities and NaN must agree exactly.
+
+    Infinity is exact where the reference is beyond the range of actual's dtype.
+    """
+    actual, reference = actual.detach(), reference.double()
     assert actual.shape == reference.shape, f"shape {tuple(actual.shape)}, expected {tuple(reference.shape)}"
+    if actual.is_floating_point():
+        beyond = actual.isinf() & (reference.abs() > torch.finfo(actual.dtype).max)
+        reference = torch.where(beyond, reference.sign() * torch.inf, reference)
+    actual = actual.double()
     special = ~reference.isfinite()
     assert torch.equal(actual[special].nan_to_num(0.5), reference[special].nan_to_num(0.5)), (
         f"special values differ: {actual[special]} expected {reference[special]}"
@@ -119,11 +125,7 @@ def assert_accurate(
     where it exceeds the reference: for a sum, the sum of magnitudes.
     """
     assert ours.dtype == theirs.dtype, f"{what}: dtype {ours.dtype}, torch gives {theirs.dtype}"
-    expected = reference.to(ours.dtype) if ours.dtype == torch.bool else reference
-    if ours.is_floating_point():  # what is beyond the dtype's range rounds to infinity
-        beyond = ours.isinf() & (reference.abs() > torch.finfo(ours.dtype).max)
-        expected = torch.where(beyond, reference.double().sign() * torch.inf, reference.double())
-    our_error = relative_error(ours, expected, scale)
+    our_error = relative_error(ours, reference.to(ours.dtype) if ours.dtype == torch.bool else reference, scale)
     their_error = relative_error(theirs, reference, scale)
     budget = ulps * EPS.get(ours.dtype, 0)  # integers are exact
     assert our_error <= max(their_error, budget), (

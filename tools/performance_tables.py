@@ -22,9 +22,14 @@ def markdown(columns, rows, left=1):
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def section(path: Path) -> str:
+def read(path: Path) -> tuple:
+    """The whole file, and the records that are rows of a table."""
     everything = json.loads(path.read_text())
-    records = [r for r in everything["results"] if not r["series"]]
+    return everything, [r for r in everything["results"] if not r["series"]]
+
+
+def section(path: Path) -> str:
+    everything, records = read(path)
     machine = everything["machine"]
     counts = sorted({r["threads"] for r in records})
     threads = ", ".join(map(str, counts)) + f" thread{'s' * (counts != [1])}"
@@ -71,8 +76,7 @@ def missed(records) -> str:
 
 
 def summary(path: Path) -> str:
-    everything = json.loads(path.read_text())
-    records = [r for r in everything["results"] if not r["series"]]
+    everything, records = read(path)
     below = len(report.below_rows(records))
     return (
         f"{means(records)}\n`{everything['machine']['command']}` on {everything['machine']['date'][:10]}; "

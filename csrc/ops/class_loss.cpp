@@ -1,9 +1,9 @@
 // Argument checks of the losses over classes; see class_loss.h.
 #include "class_loss.h"
 
-#include "outputs.h"
-
 #include <ATen/ops/result_type.h>
+
+#include "outputs.h"
 
 namespace fastgrad::ops {
 namespace {

@@ -7,7 +7,6 @@ that has no better.
 from __future__ import annotations
 
 import ctypes
-import importlib
 import multiprocessing
 import os
 import warnings
@@ -93,7 +92,9 @@ def _serve(connection: Connection, backend: str) -> None:
     warnings.simplefilter("ignore")
     torch._functorch.config.donated_buffer = False  # a compiled backward may run again
     if backend in _COMPILED_WIDTH:
-        importlib.import_module("torch._inductor.config").cpp.simdlen = _COMPILED_WIDTH[backend]
+        from torch._inductor import config as inductor
+
+        inductor.cpp.simdlen = _COMPILED_WIDTH[backend]
     fastgrad.backend(backend)
     _settle_malloc()
     session: Any = None

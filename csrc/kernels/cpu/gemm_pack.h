@@ -105,21 +105,20 @@ void pack_panel(const S* from, int64_t lane, int64_t step, int64_t lanes, int64_
   using V = Vec<T>;
   constexpr int64_t W = V::size, U = kNumbers<T>;
   if (lane == 1) {
-    if (lanes == width && width % W == 0) {
+    const auto copy = [&](auto load) __attribute__((always_inline)) {
       for (int64_t p = 0; p < k; p += U, from += U * step, to += width) {
         for (int64_t l = 0; l < width; l += W) {
           __builtin_prefetch(from + l + kLinesAtOnce * step);
-          load_elements<T>(from + l, step, k - p).store(to + l);
+          load(l, k - p).store(to + l);
         }
       }
-    } else {
-      for (int64_t p = 0; p < k; p += U, from += U * step, to += width) {
-        for (int64_t l = 0; l < width; l += W) {
-          __builtin_prefetch(from + l + kLinesAtOnce * step);
-          load_elements<T>(from + l, step, k - p, lanes - l < 0 ? 0 : lanes - l < W ? lanes - l : W).store(to + l);
-        }
-      }
-    }
+    };
+    if (lanes == width && width % W == 0)
+      copy([&](int64_t l, int64_t left) { return load_elements<T>(from + l, step, left); });
+    else
+      copy([&](int64_t l, int64_t left) {
+        return load_elements<T>(from + l, step, left, lanes - l < 0 ? 0 : lanes - l < W ? lanes - l : W);
+      });
   } else if (step == 1) {
     for (int64_t p = 0; p < k; p += U * W, from += U * W, to += W * width) {
       const int64_t depth = k - p < U * W ? k - p : U * W;

@@ -75,17 +75,13 @@ FASTGRAD_INLINE Vec<T> exp(Vec<T> x) {
   return exp_nonpositive(bound_above(x));
 }
 
-// For x <= 0. Below -40 it is -1 to the last bit.
+// exp(x) - 1 for x <= 0. Below -40 it is -1 to the last bit.
 template <class T>
 FASTGRAD_INLINE Vec<T> expm1_nonpositive(Vec<T> x) {
   Vec<T> n;
   const Vec<T> p = expm1_reduced(at_least(x, T(-40)), n);
   const Vec<T> s = scale2(Vec<T>(1), n);
   return fma(s, p, s - Vec<T>(1));
-}
-template <class T>
-FASTGRAD_INLINE Vec<T> expm1(Vec<T> x) {
-  return expm1_nonpositive(bound_above(x));
 }
 
 // log(1 + f) = f - (f^2/2 - s (f^2/2 + R(s^2))) with s = f / (2 + f), a form whose last bits do not cancel, plus
@@ -133,17 +129,12 @@ FASTGRAD_INLINE Vec<T> log(Vec<T> x) {
   return select(x < V(0), V(T(__builtin_nan(""))), select(x != x, x, y));
 }
 
-// log1p(u) = log(w) + (u - (w - 1)) / w with w = 1 + u: the second term is what rounding w lost. For
-// -1 < u < inf.
+// log1p(u) = log(w) + (u - (w - 1)) / w with w = 1 + u: the second term is what rounding w lost. For -1 < u < inf.
 template <class T>
 FASTGRAD_INLINE Vec<T> log1p_of_finite(Vec<T> u) {
   using V = Vec<T>;
   const V w = u + V(1);
   return log_normal(w, quotient(u - (w - V(1)), w));
-}
-template <class T>
-FASTGRAD_INLINE Vec<T> log1p(Vec<T> u) {
-  return select(u == Vec<T>(T(__builtin_inf())), u, log1p_of_finite(u));
 }
 
 // The same for 0 <= u <= 1, where no exponent need be split off: u - u^2 Q(u), Q minimax for float (error 2^-30).

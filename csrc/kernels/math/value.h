@@ -55,10 +55,8 @@ struct Tuple {
 #define FASTGRAD_SCALAR_FUNCTIONS(T, f)                                                          \
   FASTGRAD_FORMULA T exp(T x) { return ::exp##f(x); }                                            \
   FASTGRAD_FORMULA T exp_nonpositive(T x) { return ::exp##f(x); } /* x <= 0, or not far above */ \
-  FASTGRAD_FORMULA T expm1(T x) { return ::expm1##f(x); }                                        \
   FASTGRAD_FORMULA T expm1_nonpositive(T x) { return ::expm1##f(x); }                            \
   FASTGRAD_FORMULA T log(T x) { return ::log##f(x); }                                            \
-  FASTGRAD_FORMULA T log1p(T x) { return ::log1p##f(x); }                                        \
   FASTGRAD_FORMULA T log1p_of_finite(T x) { return ::log1p##f(x); }   /* -1 < x < inf */         \
   FASTGRAD_FORMULA T log1p_of_fraction(T x) { return ::log1p##f(x); } /* 0 <= x <= 1 */          \
   FASTGRAD_FORMULA T quotient(T a, T b) { return a / b; }             /* b of ordinary size */   \
