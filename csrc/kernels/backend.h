@@ -82,7 +82,15 @@ struct ReduceArgs {
   int outputs;
   Dtype compute;        // the arithmetic: f32, f64, i32 or i64
   Number parameter[2];  // of the reduction (a correction, a divisor) or the formula
-  void* workspace;      // kWorkspaceBytes of device memory on CUDA; null on the CPU
+  // On the CPU, a loss summed in full gives besides the gradient of in[0], which is contiguous as all operands are, for
+  // the incoming gradient given. Its formula has its own parameters.
+  struct Gradient {
+    void* data = nullptr;  // null where none is wanted
+    Dtype dtype;
+    double incoming;
+    Number parameter[2];
+  } gradient;
+  void* workspace;  // kWorkspaceBytes of device memory on CUDA; null on the CPU
   Stream stream;
 };
 constexpr int64_t kWorkspaceBytes = 1 << 20;
@@ -91,15 +99,17 @@ constexpr int64_t kWorkspaceBytes = 1 << 20;
 // Rows are numbered with dimension 0 of row_shape running fastest. Which operand is which:
 //   softmax, log_softmax                        x | y
 //   softmax_backward, log_softmax_backward      gradient, y | gradient of x
-//   cross_entropy            logits, target, weight | loss, stats, total weight
+//   cross_entropy            logits, target, weight | loss, stats, total weight, (gradient of the logits)
 //   cross_entropy_backward   logits, target, weight, gradient, stats, total weight | gradient of the logits
 //   nll_loss                 log probabilities, target, weight | loss, (none), total weight
 //   nll_loss_backward        (none), target, weight, gradient, (none), total weight | gradient of the log probabilities
 // Of the losses: target is one class index a row (i64 or u8), or with kProbabilities a row of n probabilities; weight
 // (optional) is a row of n with row strides 0; loss and its gradient are one element a row, or a single one when
-// reduced; stats are per row the maximum, log(sum(exp(x - maximum))) and, with kProbabilities, the sum of the weighted
+// reduced; stats are per row the maximum, sum(exp(x - maximum)) and, with kProbabilities, the sum of the weighted
 // probabilities, in the compute dtype; total weight is the divisor of the mean, a single element of that dtype.
-// parameter[0] is ignore_index, parameter[1] label_smoothing.
+// parameter[0] is ignore_index, parameter[1] label_smoothing. On the CPU, cross_entropy without weight, of contiguous
+// logits and class indices, gives the gradient of the logits as well where its data is not null, for an incoming
+// gradient of parameter[2]; the loss is reduced then.
 enum RowsFlags { kReduceMean = 1, kReduceSum = 2, kProbabilities = 4 };
 struct RowsArgs {
   int ndim;  // of the row index space, at least 1

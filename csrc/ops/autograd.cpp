@@ -62,6 +62,10 @@ struct Recorded : torch::autograd::Function<Recorded<Outputs>> {
       plan = std::move(list);
     }
     ctx->saved_data["plan"] = std::move(plan);
+    if (step.early.gradient.defined()) {
+      ctx->saved_data["early"] = std::move(step.early.gradient);
+      ctx->saved_data["early for"] = step.early.incoming;
+    }
     if constexpr (std::is_same_v<Outputs, at::Tensor>)
       return std::move(step.outputs[0]);
     else
@@ -81,7 +85,14 @@ struct Recorded : torch::autograd::Function<Recorded<Outputs>> {
     bool any_grad = false;
     for (const at::Tensor& g : grads) any_grad |= g.defined();
     std::optional<at::AutoDispatchBelowAutograd> below;
-    if (is_final(grads)) below.emplace();
+    if (is_final(grads)) {
+      below.emplace();
+      // Handed out once: whoever has it may write to it.
+      if (const auto early = ctx->saved_data.find("early"); early != ctx->saved_data.end()) {
+        saved.early = {ctx->saved_data.at("early for").toDouble(), std::move(early->second).toTensor()};
+        ctx->saved_data.erase(early);
+      }
+    }
     Gradients all = any_grad ? function(saved, grads) : Gradients(inputs);
     Gradients result;
     result.reserve(inputs + 3);

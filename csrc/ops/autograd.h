@@ -13,11 +13,19 @@ namespace fastgrad::ops {
 
 using Gradients = std::vector<at::Tensor>;  // one an input; undefined where there is none
 
+// The gradient of an input that a step left for backward, for an incoming gradient that is foreseen; see
+// early_gradient.h.
+struct EarlyGradient {
+  double incoming = 0;
+  at::Tensor gradient{};
+};
+
 // What a backward function sees.
 struct Saved {
   Gradients tensors;                // as saved by the forward step
   std::vector<c10::IValue> values;  // likewise
   std::vector<bool> needed;         // which of the inputs want a gradient
+  EarlyGradient early;              // of inputs[0]; only where backward builds no graph and is the first
 };
 // `grads` has one tensor an output, undefined where no gradient came.
 using BackwardFunction = Gradients (*)(const Saved&, const Gradients& grads);
@@ -29,6 +37,7 @@ struct Step {
   std::vector<c10::IValue> values;
   bool in_place = false;                   // outputs[0] is inputs[0], modified
   std::vector<bool> non_differentiable{};  // per output; empty if all are differentiable
+  EarlyGradient early{};                   // of inputs[0]
 };
 
 // Whether an input requires grad in grad mode. Raises NotImplementedError for forward-mode AD, which no op supports.

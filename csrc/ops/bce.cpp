@@ -65,11 +65,12 @@ void check_unit_interval(const Tensor& loss, const Tensor& input, const Tensor& 
                 " should be between 0 and 1");
 }
 
-Tensor bce(const Tensor& input, const Tensor& target, const OptionalTensor& weight, int64_t reduction) {
+Tensor bce(EarlyGradient* early, const Tensor& input, const Tensor& target, const OptionalTensor& weight,
+           int64_t reduction) {
   check_sizes(kBce, input, target);
   check_dtype(input, target);
   const Tensor tensors[] = {input, target, defined_or_not(weight)};
-  const Tensor loss = loss_forward({kBce, &Backend::binary_cross_entropy, &Backend::binary_cross_entropy_sum},
+  const Tensor loss = loss_forward(early, {kBce, &Backend::binary_cross_entropy, &Backend::binary_cross_entropy_sum},
                                    at::TensorList(tensors, weight ? 3 : 2), reduction, input.scalar_type(), input);
   check_unit_interval(loss, input, target);
   return loss;
@@ -87,7 +88,10 @@ Tensor bce_target_backward(const Tensor& grad, const Tensor& input, const Tensor
                        at::TensorList(tensors, weight ? 2 : 1), target, reduction, target);
 }
 
+IncomingGradient bce_incoming;
+
 Gradients bce_first(const Saved& s, const Gradients& g) {
+  if (const Tensor early = bce_incoming.take(s, g[0]); early.defined()) return {early, Tensor(), Tensor()};
   const Tensor &x = s.tensors[0], &t = s.tensors[1];
   const OptionalTensor w = optional(s.tensors[2]);
   const int64_t reduction = s.values[0].toInt();
@@ -153,8 +157,8 @@ Tensor call_logits_target_backward(const Tensor& grad, const Tensor& input, cons
 }
 
 // torch's own chain of ops fails for integers; the result has the target's dtype.
-Tensor logits(const Tensor& input, const Tensor& target, const OptionalTensor& weight, const OptionalTensor& pos_weight,
-              int64_t reduction) {
+Tensor logits(EarlyGradient* early, const Tensor& input, const Tensor& target, const OptionalTensor& weight,
+              const OptionalTensor& pos_weight, int64_t reduction) {
   check_sizes(kLogits, input, target);
   TORCH_CHECK_NOT_IMPLEMENTED(input.is_floating_point(), "fastgrad::", kLogits, " is not implemented for dtype ",
                               input.scalar_type());
@@ -162,7 +166,7 @@ Tensor logits(const Tensor& input, const Tensor& target, const OptionalTensor& w
               " can't be cast to the desired output type ", target.scalar_type());
   const Tensor tensors[] = {input, target, defined_or_not(weight), defined_or_not(pos_weight)};
   return loss_forward(
-      {kLogits, &Backend::binary_cross_entropy_with_logits, &Backend::binary_cross_entropy_with_logits_sum},
+      early, {kLogits, &Backend::binary_cross_entropy_with_logits, &Backend::binary_cross_entropy_with_logits_sum},
       at::TensorList(tensors, weight || pos_weight ? 4 : 2), reduction, target.scalar_type(), target);
 }
 Tensor logits_backward(const Tensor& grad, const Tensor& input, const Tensor& target, const OptionalTensor& weight,
@@ -178,7 +182,10 @@ Tensor logits_target_backward(const Tensor& grad, const Tensor& input, const Ten
                        at::TensorList(tensors, weight || pos_weight ? 3 : 1), target, reduction, target);
 }
 
+IncomingGradient logits_incoming;
+
 Gradients logits_first(const Saved& s, const Gradients& g) {
+  if (const Tensor early = logits_incoming.take(s, g[0]); early.defined()) return {early, Tensor(), Tensor(), Tensor()};
   const Tensor &x = s.tensors[0], &t = s.tensors[1];
   const OptionalTensor w = optional(s.tensors[2]), p = optional(s.tensors[3]);
   const int64_t reduction = s.values[0].toInt();
@@ -263,11 +270,13 @@ Tensor refuse_bce_autocast(const Tensor&, const Tensor&, const OptionalTensor&, 
 
 TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
   declare<Bce>(m, "binary_cross_entropy(Tensor input, Tensor target, Tensor? weight=None, int reduction=1) -> Tensor");
-  implement(m, kBce, &bce,
+  implement(m, kBce, &without_early<&bce>::call,
             [](const Tensor& input, const Tensor& target, const OptionalTensor& weight, int64_t reduction) {
               refuse_weight_gradient(kBce, "weight", weight);
-              return recorded(kBce, &bce_first, {input, target, defined_or_not(weight)}, {reduction},
-                              [&] { return call_bce(input, target, weight, reduction); });
+              return recorded_loss(
+                  kBce, bce_incoming, &bce_first, {input, target, defined_or_not(weight)}, {reduction}, reduction,
+                  [&] { return call_bce(input, target, weight, reduction); },
+                  [&](EarlyGradient* early) { return bce(early, input, target, weight, reduction); });
             });
   define_bce_backward<&call_bce_backward, &bce_backward_second>(m, kBceBackward, &bce_backward);
   define_bce_backward<&call_bce_target_backward, &bce_target_backward_second>(m, kBceTarget, &bce_target_backward);
@@ -275,14 +284,16 @@ TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
   declare<Logits>(m,
                   "binary_cross_entropy_with_logits(Tensor input, Tensor target, Tensor? weight=None, Tensor? "
                   "pos_weight=None, int reduction=1) -> Tensor");
-  implement(m, kLogits, &logits,
+  implement(m, kLogits, &without_early<&logits>::call,
             [](const Tensor& input, const Tensor& target, const OptionalTensor& weight,
                const OptionalTensor& pos_weight, int64_t reduction) {
               refuse_weight_gradient(kLogits, "weight", weight);
               refuse_weight_gradient(kLogits, "pos_weight", pos_weight);
-              return recorded(kLogits, &logits_first,
-                              {input, target, defined_or_not(weight), defined_or_not(pos_weight)}, {reduction},
-                              [&] { return call_logits(input, target, weight, pos_weight, reduction); });
+              return recorded_loss(
+                  kLogits, logits_incoming, &logits_first,
+                  {input, target, defined_or_not(weight), defined_or_not(pos_weight)}, {reduction}, reduction,
+                  [&] { return call_logits(input, target, weight, pos_weight, reduction); },
+                  [&](EarlyGradient* early) { return logits(early, input, target, weight, pos_weight, reduction); });
             });
   define_logits_backward<&call_logits_backward, &logits_backward_second>(m, kLogitsBackward, &logits_backward);
   define_logits_backward<&call_logits_target_backward, &logits_target_backward_second>(m, kLogitsTarget,

@@ -3,6 +3,7 @@
 #include <ATen/ops/ones_like.h>
 
 #include "class_loss.h"
+#include "early_gradient.h"
 #include "ops.h"
 #include "outputs.h"
 
@@ -30,16 +31,25 @@ Tensor reduced_to(const Tensor& x, int64_t dim, bool none) { return none ? sum_a
 
 // ---- cross_entropy
 
-Three cross_entropy_kernel(const Tensor& input, const Tensor& target, const OptionalTensor& weight, int64_t reduction,
-                           int64_t ignore_index, double label_smoothing, Dtype_ dtype) {
+// And the gradient of the input, if `early` wants it and the kernel can.
+Three cross_entropy_and_gradient(EarlyGradient* early, const Tensor& input, const Tensor& target,
+                                 const OptionalTensor& weight, int64_t reduction, int64_t ignore_index,
+                                 double label_smoothing, Dtype_ dtype) {
   const ClassLoss c("cross_entropy", input, target, weight, reduction, ignore_index, label_smoothing, dtype, true);
   std::vector<int64_t> stats_sizes{c.probabilities ? 3 : 2};
   stats_sizes.insert(stats_sizes.end(), c.row_sizes.begin(), c.row_sizes.end());
   const Tensor loss = c.empty_loss(), stats = new_tensor(stats_sizes, c.compute_options());
   const Tensor total_weight = new_tensor({}, c.compute_options());
-  RowsArgs a = c.args(input, loss, stats, total_weight);
+  if (early && !c.probabilities && !weight && c.target.is_contiguous()) early->gradient = c.empty_gradient();
+  RowsArgs a = c.args(input, loss, stats, total_weight, early ? early->gradient : Tensor());
+  if (early) a.parameter[2] = number(early->incoming);
   c.run(&fastgrad::Backend::cross_entropy, a);
   return {loss, stats, total_weight};
+}
+
+Three cross_entropy_kernel(const Tensor& input, const Tensor& target, const OptionalTensor& weight, int64_t reduction,
+                           int64_t ignore_index, double label_smoothing, Dtype_ dtype) {
+  return cross_entropy_and_gradient(nullptr, input, target, weight, reduction, ignore_index, label_smoothing, dtype);
 }
 
 Tensor cross_entropy_backward_kernel(const Tensor& grad, const Tensor& input, const Tensor& target,
@@ -103,7 +113,10 @@ struct Composed {
   }
 };
 
+IncomingGradient cross_entropy_incoming;
+
 Gradients cross_entropy_differentiate(const Saved& s, const Gradients& g) {
+  if (const Tensor early = cross_entropy_incoming.take(s, g[0]); early.defined()) return {early, Tensor(), Tensor()};
   Gradients result{s.needed[0] ? call_backward(s, g[0]) : Tensor(), Tensor(), Tensor()};
   if (!s.needed[1] && !s.needed[2]) return result;
   const Composed c{s};
@@ -135,12 +148,13 @@ Three cross_entropy_autograd(const Tensor& input, const Tensor& target, const Op
               "The function 'cross_entropy' is not differentiable with respect to argument 'weight'. This input cannot "
               "have requires_grad True.");
   const Gradients out = record({input, target, w}, &cross_entropy_differentiate, [&]() -> Step {
-    auto [loss, stats, total] = forward.call(input, target, weight, reduction, ignore_index, label_smoothing, dtype);
-    return {{loss, stats, total},
-            {input, target, w, stats, total},
-            {reduction, ignore_index, label_smoothing},
-            false,
-            {false, true, true}};
+    std::optional<EarlyGradient> early = cross_entropy_incoming.forecast({input, target, w}, reduction);
+    const auto [loss, stats, total] =
+        early ? cross_entropy_and_gradient(&*early, input, target, weight, reduction, ignore_index, label_smoothing,
+                                           dtype)
+              : forward.call(input, target, weight, reduction, ignore_index, label_smoothing, dtype);
+    return {{loss, stats, total}, {input, target, w, stats, total}, {reduction, ignore_index, label_smoothing}, false,
+            {false, true, true},  early.value_or(EarlyGradient())};
   });
   return {out[0], out[1], out[2]};
 }

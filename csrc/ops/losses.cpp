@@ -158,8 +158,14 @@ void run_map(const char* op, Kernel<MapArgs> kernel, const Tensor& out, at::Tens
   run_kernel(op, kernel, a, device);
 }
 
+Dtype compute_of(const Tensor& input, const Tensor& target, at::ScalarType result) {
+  at::ScalarType type = input.scalar_type();
+  if (target.defined()) type = c10::promoteTypes(type, target.scalar_type());
+  return compute_dtype(c10::isFloatingType(type) ? c10::promoteTypes(type, result) : result);
+}
+
 void run_sum(const char* op, Kernel<ReduceArgs> kernel, const Tensor& out, at::IntArrayRef shape, at::TensorList inputs,
-             Dtype compute, Number divisor, Number second) {
+             Dtype compute, Number divisor, Number second, EarlyGradient* early) {
   const c10::Device device = device_of(op, inputs);
   const IndexSpace space = index_space(op, shape, inputs);
   ReduceArgs a;
@@ -186,6 +192,17 @@ void run_sum(const char* op, Kernel<ReduceArgs> kernel, const Tensor& out, at::I
   a.compute = compute;
   a.parameter[0] = divisor;
   a.parameter[1] = second;
+  const Tensor& input = inputs[0];
+  if (early && space.dims == 1 && input.sizes() == shape &&
+      compute == compute_of(input, inputs[1], input.scalar_type())) {
+    early->gradient = new_tensor(shape, input.options());
+    place_output(early->gradient);
+    a.gradient.data = early->gradient.mutable_data_ptr();
+    a.gradient.dtype = dtype_of(input.scalar_type());
+    a.gradient.incoming = early->incoming;
+    a.gradient.parameter[0] = {1 / divisor.real, 0};
+    a.gradient.parameter[1] = second;
+  }
   run_kernel(op, kernel, a, device);
 }
 
@@ -197,16 +214,10 @@ Tensor result_of_binary_op(const Tensor& a, const Tensor& b, at::ScalarType dtyp
   return config.build().output();
 }
 
-Dtype compute_of(const Tensor& input, const Tensor& target, at::ScalarType result) {
-  at::ScalarType type = input.scalar_type();
-  if (target.defined()) type = c10::promoteTypes(type, target.scalar_type());
-  return compute_dtype(c10::isFloatingType(type) ? c10::promoteTypes(type, result) : result);
-}
-
 }  // namespace
 
-Tensor loss_forward(const Loss& loss, at::TensorList inputs, int64_t reduction, at::ScalarType result,
-                    const Tensor& like, double beta) {
+Tensor loss_forward(EarlyGradient* early, const Loss& loss, at::TensorList inputs, int64_t reduction,
+                    at::ScalarType result, const Tensor& like, double beta) {
   const Tensor &input = inputs[0], &target = inputs[1];
   TORCH_CHECK_NOT_IMPLEMENTED(c10::isFloatingType(result), "fastgrad::", loss.name, " is not implemented for dtype ",
                               result);
@@ -230,7 +241,7 @@ Tensor loss_forward(const Loss& loss, at::TensorList inputs, int64_t reduction, 
   const bool mean = reduction == at::Reduction::Mean;
   if (numel == 0) return at::full({}, mean ? std::numeric_limits<double>::quiet_NaN() : 0.0, options);
   Tensor out = new_tensor({}, options);
-  run_sum(loss.name, loss.sum, out, shape, inputs, compute, number(mean ? numel : int64_t(1)), second);
+  run_sum(loss.name, loss.sum, out, shape, inputs, compute, number(mean ? numel : int64_t(1)), second, early);
   return out;
 }
 
@@ -255,7 +266,7 @@ Tensor loss_backward(const char* op, Kernel<MapArgs> kernel, const Tensor& grad,
 
 bool counts_any(const char* op, Kernel<ReduceArgs> kernel, const Tensor& input) {
   const Tensor count = new_tensor({}, input.options().dtype(at::kDouble));
-  run_sum(op, kernel, count, input.sizes(), input, compute_dtype(input.scalar_type()), {1, 1}, {0, 0});
+  run_sum(op, kernel, count, input.sizes(), input, compute_dtype(input.scalar_type()), {1, 1}, {0, 0}, nullptr);
   return (count.is_cpu() ? *count.const_data_ptr<double>() : count.item<double>()) != 0;
 }
 

@@ -3,7 +3,7 @@
 #pragma once
 #include <ATen/core/Reduction.h>
 
-#include "common.h"
+#include "early_gradient.h"
 
 namespace fastgrad::ops {
 
@@ -15,8 +15,9 @@ struct Loss {
 
 // The loss of inputs[0] and inputs[1], broadcast together; the rest are weights, broadcast to them, 1 where undefined.
 // Unreduced, it has the strides of `like`, or, if that is undefined, those torch gives to the result of a binary op.
-Tensor loss_forward(const Loss& loss, at::TensorList inputs, int64_t reduction, at::ScalarType result,
-                    const Tensor& like = {}, double beta = 0);
+// With `early`, and where that is possible, the gradient of inputs[0] besides.
+Tensor loss_forward(EarlyGradient* early, const Loss& loss, at::TensorList inputs, int64_t reduction,
+                    at::ScalarType result, const Tensor& like = {}, double beta = 0);
 
 // kernel(grad, inputs...) with the shape of inputs[0] and `other` broadcast, and the dtype of `like`. `grad` broadcasts
 // (a reduced loss has a 0-d one), and is divided by the number of elements where the loss was a mean.
@@ -31,6 +32,14 @@ bool counts_any(const char* op, Kernel<ReduceArgs> kernel, const Tensor& input);
 
 void refuse_weight_gradient(const char* op, const char* argument, const OptionalTensor& weight);
 
+// The kernel of a loss op, from the function that can leave a gradient.
+template <auto Compute>
+struct without_early;
+template <class... A, Tensor (*Compute)(EarlyGradient*, A...)>
+struct without_early<Compute> {
+  static Tensor call(A... a) { return Compute(nullptr, a...); }
+};
+
 inline Tensor defined_or_not(const OptionalTensor& t) { return t ? *t : Tensor(); }
 inline OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
 
@@ -43,6 +52,23 @@ Tensor recorded(const char* op, BackwardFunction derivatives, std::initializer_l
     return call();
   }
   return record_one(inputs, derivatives, [&] { return Step{{call()}, inputs, values}; });
+}
+
+// The same for a loss that can leave its gradient: call(), or compute(early) without the dispatcher.
+template <class Call, class Compute>
+Tensor recorded_loss(const char* op, const IncomingGradient& incoming, BackwardFunction derivatives,
+                     std::initializer_list<Tensor> inputs, std::initializer_list<c10::IValue> values, int64_t reduction,
+                     const Call& call, const Compute& compute) {
+  if (!needs_recording(op, inputs)) {
+    const BelowAutograd below;
+    return call();
+  }
+  return record_one(inputs, derivatives, [&]() -> Step {
+    std::optional<EarlyGradient> early = incoming.forecast(inputs, reduction);
+    if (!early) return {{call()}, inputs, values};
+    const Tensor loss = compute(&*early);
+    return {{loss}, inputs, values, false, {}, *early};
+  });
 }
 
 }  // namespace fastgrad::ops

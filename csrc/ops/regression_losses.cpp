@@ -26,6 +26,7 @@ struct Mse {
   static constexpr auto map = &Backend::mse_loss;
   static constexpr auto sum = &Backend::mse_loss_sum;
   static constexpr auto map_backward = &Backend::mse_loss_backward;
+  static inline IncomingGradient incoming;
   static void check(const Tensor&, const Tensor&) {}
   // The second derivative by d, times `factor`.
   static Tensor second(const Tensor& factor) { return mul(factor, 2); }
@@ -35,6 +36,7 @@ struct L1 {
   static constexpr auto map = &Backend::l1_loss;
   static constexpr auto sum = &Backend::l1_loss_sum;
   static constexpr auto map_backward = &Backend::l1_loss_backward;
+  static inline IncomingGradient incoming;
   static void check(const Tensor& input, const Tensor& target) {
     TORCH_CHECK(input.scalar_type() != at::kBool && target.scalar_type() != at::kBool,
                 "Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying to invert a "
@@ -57,10 +59,11 @@ Tensor call_backward(const Tensor& grad, const Tensor& input, const Tensor& targ
 Tensor scaled(const Tensor& x, double scale) { return scale == 1 ? x : mul(x, scale); }
 
 template <class L>
-Tensor forward(const Tensor& input, const Tensor& target, const OptionalTensor& weight, int64_t reduction) {
+Tensor forward(EarlyGradient* early, const Tensor& input, const Tensor& target, const OptionalTensor& weight,
+               int64_t reduction) {
   L::check(input, target);
   const Tensor tensors[] = {input, target, defined_or_not(weight)};
-  return loss_forward({L::name, L::map, L::sum}, at::TensorList(tensors, weight ? 3 : 2), reduction,
+  return loss_forward(early, {L::name, L::map, L::sum}, at::TensorList(tensors, weight ? 3 : 2), reduction,
                       promoted(input, target, weight));
 }
 template <class L>
@@ -74,6 +77,7 @@ Tensor backward(const Tensor& grad, const Tensor& input, const Tensor& target, c
 // With d = input - target, the derivative by the target is that of the loss of -d.
 template <class L>
 Gradients first_derivatives(const Saved& s, const Gradients& g) {
+  if (const Tensor early = L::incoming.take(s, g[0]); early.defined()) return {early, Tensor(), Tensor()};
   const Tensor &x = s.tensors[0], &t = s.tensors[1];
   const OptionalTensor w = optional(s.tensors[2]);
   const int64_t reduction = s.values[0].toInt();
@@ -109,10 +113,12 @@ template <class L>
 void define_weighted(torch::Library& m) {
   const std::string name = L::name, backward_name = L::backward_name;
   declare<WeightedLoss>(m, name + "(Tensor input, Tensor target, Tensor? weight=None, int reduction=1) -> Tensor");
-  implement(m, name, &forward<L>,
+  implement(m, name, &without_early<&forward<L>>::call,
             [](const Tensor& input, const Tensor& target, const OptionalTensor& weight, int64_t reduction) {
-              return recorded(L::name, &first_derivatives<L>, {input, target, defined_or_not(weight)}, {reduction},
-                              [&] { return call_loss<L>(input, target, weight, reduction); });
+              return recorded_loss(
+                  L::name, L::incoming, &first_derivatives<L>, {input, target, defined_or_not(weight)}, {reduction},
+                  reduction, [&] { return call_loss<L>(input, target, weight, reduction); },
+                  [&](EarlyGradient* early) { return forward<L>(early, input, target, weight, reduction); });
             });
   declare<WeightedBackward>(m, backward_name +
                                    "(Tensor grad_output, Tensor input, Tensor target, Tensor? weight, int reduction) "
@@ -140,10 +146,10 @@ Tensor call_smooth_l1_backward(const Tensor& grad, const Tensor& input, const Te
   return op.call(grad, input, target, reduction, beta);
 }
 
-Tensor smooth_l1_loss(const Tensor& input, const Tensor& target, int64_t reduction, double beta) {
+Tensor smooth_l1_loss(EarlyGradient* early, const Tensor& input, const Tensor& target, int64_t reduction, double beta) {
   TORCH_CHECK(beta >= 0, "smooth_l1_loss does not support negative values for beta.");
-  return loss_forward({"smooth_l1_loss", &Backend::smooth_l1_loss, &Backend::smooth_l1_loss_sum}, {input, target},
-                      reduction, promoted(input, target, {}), {}, beta);
+  return loss_forward(early, {"smooth_l1_loss", &Backend::smooth_l1_loss, &Backend::smooth_l1_loss_sum},
+                      {input, target}, reduction, promoted(input, target, {}), {}, beta);
 }
 Tensor smooth_l1_loss_backward(const Tensor& grad, const Tensor& input, const Tensor& target, int64_t reduction,
                                double beta) {
@@ -151,7 +157,10 @@ Tensor smooth_l1_loss_backward(const Tensor& grad, const Tensor& input, const Te
                        reduction, input, beta);
 }
 
+IncomingGradient smooth_l1_incoming;
+
 Gradients smooth_l1_first(const Saved& s, const Gradients& g) {
+  if (const Tensor early = smooth_l1_incoming.take(s, g[0]); early.defined()) return {early, Tensor()};
   const Tensor &x = s.tensors[0], &t = s.tensors[1];
   const int64_t reduction = s.values[0].toInt();
   const double beta = s.values[1].toDouble();
@@ -181,10 +190,12 @@ TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
   define_weighted<L1>(m);
 
   declare<SmoothL1>(m, "smooth_l1_loss(Tensor input, Tensor target, int reduction=1, float beta=1.0) -> Tensor");
-  implement(m, "smooth_l1_loss", &smooth_l1_loss,
+  implement(m, "smooth_l1_loss", &without_early<&smooth_l1_loss>::call,
             [](const Tensor& input, const Tensor& target, int64_t reduction, double beta) {
-              return recorded("smooth_l1_loss", &smooth_l1_first, {input, target}, {reduction, beta},
-                              [&] { return call_smooth_l1(input, target, reduction, beta); });
+              return recorded_loss(
+                  "smooth_l1_loss", smooth_l1_incoming, &smooth_l1_first, {input, target}, {reduction, beta}, reduction,
+                  [&] { return call_smooth_l1(input, target, reduction, beta); },
+                  [&](EarlyGradient* early) { return smooth_l1_loss(early, input, target, reduction, beta); });
             });
   declare<SmoothL1Backward>(
       m,

@@ -104,6 +104,7 @@ struct RowClasses {
 template <class T>
 struct ClassLossShared {
   const T* weights;
+  T incoming;  // the gradient of each row's loss, where forward writes that of the logits
   struct Partial {
     double loss, weight;
     int64_t bad_row;
@@ -218,10 +219,11 @@ struct RowGradient {
 };
 
 template <class T, class Formula>
-Status class_loss(const RowsArgs& a) {
+Status class_loss(const RowsArgs& a, T incoming = 0) {
   const ClassWeights<T> weights(a);
   ClassLossShared<T> shared;
   shared.weights = weights.get();
+  shared.incoming = incoming;
   shared.combine(a, rows_of<T, Formula>(a, &shared));
   return kSuccess;
 }

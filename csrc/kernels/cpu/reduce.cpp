@@ -5,6 +5,7 @@
 
 #include "convert.h"
 #include "parallel.h"
+#include "stream.h"
 #include "transpose.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
@@ -96,12 +97,47 @@ Plan make_plan(const ReduceArgs& a) {
   return p;
 }
 
+// Writes the gradient of in[0] a run at a time, while the run is in L1.
+template <class T>
+class GradientWriter {
+ public:
+  GradientWriter(const ReduceArgs& a, MapBlock block, const void* formula)
+      : a_(a), block_(block), formula_(formula), item_(size_of(a.gradient.dtype)) {
+    for (T& x : incoming_) x = T(a.gradient.incoming);
+    streamed_ = a.reduced * item_ >= kStreamFrom;
+  }
+  void write(const T* const* in, int64_t at, int64_t n) {
+    char* const out = static_cast<char*>(a_.gradient.data) + at * item_;
+    for (int64_t i = 0; i < n; i += kBlock) {
+      const int64_t length = smaller(kBlock, n - i);
+      const bool direct = !streamed_ && a_.gradient.dtype == dtype_of<T>;
+      void* operand[2 + kMaxInputs] = {direct ? out + i * item_ : static_cast<void*>(result_), incoming_};
+      for (int k = 0; k < a_.inputs; ++k) operand[2 + k] = const_cast<T*>(in[k] + i);
+      block_(operand, length, formula_);
+      if (streamed_)
+        stream_run<T>(a_.gradient.dtype, result_, out + i * item_, length, writer_);
+      else if (!direct)
+        store_run<T>(a_.gradient.dtype, result_, out + i * item_, item_, length);
+    }
+  }
+
+ private:
+  static constexpr int64_t kBlock = 2048 / sizeof(T);  // a short burst of stores past the cache
+  const ReduceArgs& a_;
+  const MapBlock block_;
+  const void* const formula_;
+  const int64_t item_;
+  bool streamed_;
+  StreamWriter writer_;
+  alignas(64) T incoming_[kBlock], result_[kBlock];
+};
+
 template <class T>
 struct Driver {
   using W = wide_t<T>;
   const ReduceArgs& a;
   const ReduceBlocks<T>& blocks;
-  const void* formula;
+  const void *formula, *gradient_formula;
   const Plan plan;
 
   // A run of each input, in place or gathered.
@@ -128,8 +164,8 @@ struct Driver {
   }
 
   // n elements from `at` on of result `j`.
-  void one_run(int64_t j, int64_t at, int64_t n, int64_t before, W* state, int64_t pitch, Gathered& gathered) const {
-    const T* in[kMaxInputs];
+  void one_run(int64_t j, int64_t at, int64_t n, int64_t before, W* state, int64_t pitch, Gathered& gathered,
+               const T** in) const {
     bool in_place = true;
     for (int k = 0; k < a.inputs; ++k) {
       const ReduceArgs::Input& input = a.in[k];
@@ -156,17 +192,28 @@ struct Driver {
 
   void runs(int64_t j0, int64_t j1, int64_t begin, int64_t end, W* state, int64_t pitch) const {
     Gathered gathered;
+    const T* in[kMaxInputs];
     int64_t n;
-    if (plan.results_inside) {
+    const auto one = [&](int64_t j, int64_t at) {
+      one_run(j, at, n, at - begin, state + (j - j0), pitch, gathered, in);
+    };
+    if (a.gradient.data) {  // then the result is one
+      GradientWriter<T> gradient(a, blocks.gradient, gradient_formula);
       for (int64_t at = begin; at < end; at += n) {
         n = block_length(at, end);
-        for (int64_t j = j0; j < j1; ++j) one_run(j, at, n, at - begin, state + (j - j0), pitch, gathered);
+        one(0, at);
+        gradient.write(in, at, n);
+      }
+    } else if (plan.results_inside) {
+      for (int64_t at = begin; at < end; at += n) {
+        n = block_length(at, end);
+        for (int64_t j = j0; j < j1; ++j) one(j, at);
       }
     } else {
       for (int64_t j = j0; j < j1; ++j)
         for (int64_t at = begin; at < end; at += n) {
           n = block_length(at, end);
-          one_run(j, at, n, at - begin, state + (j - j0), pitch, gathered);
+          one(j, at);
         }
     }
   }
@@ -235,9 +282,10 @@ struct Driver {
 }  // namespace
 
 template <class T>
-Status reduce_driver(const ReduceArgs& a, const ReduceBlocks<T>& blocks, const void* formula) {
+Status reduce_driver(const ReduceArgs& a, const ReduceBlocks<T>& blocks, const void* formula,
+                     const void* gradient_formula) {
   using W = wide_t<T>;
-  const Driver<T> driver{a, blocks, formula, make_plan<T>(a)};
+  const Driver<T> driver{a, blocks, formula, gradient_formula, make_plan<T>(a)};
   const Plan& plan = driver.plan;
   const int64_t grain = larger(1, kGrain / larger(1, plan.width * smaller(plan.depth, a.reduced)));
   if (plan.splits == 1) {
@@ -267,9 +315,9 @@ Status reduce_driver(const ReduceArgs& a, const ReduceBlocks<T>& blocks, const v
   return kSuccess;
 }
 
-template Status reduce_driver<float>(const ReduceArgs&, const ReduceBlocks<float>&, const void*);
-template Status reduce_driver<double>(const ReduceArgs&, const ReduceBlocks<double>&, const void*);
-template Status reduce_driver<int32_t>(const ReduceArgs&, const ReduceBlocks<int32_t>&, const void*);
-template Status reduce_driver<int64_t>(const ReduceArgs&, const ReduceBlocks<int64_t>&, const void*);
+template Status reduce_driver<float>(const ReduceArgs&, const ReduceBlocks<float>&, const void*, const void*);
+template Status reduce_driver<double>(const ReduceArgs&, const ReduceBlocks<double>&, const void*, const void*);
+template Status reduce_driver<int32_t>(const ReduceArgs&, const ReduceBlocks<int32_t>&, const void*, const void*);
+template Status reduce_driver<int64_t>(const ReduceArgs&, const ReduceBlocks<int64_t>&, const void*, const void*);
 
 }  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

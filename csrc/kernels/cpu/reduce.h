@@ -30,10 +30,13 @@ struct ReduceBlocks {
                   const void* formula, W* state, int64_t pitch, int64_t before, int64_t first);
   void (*merge)(W* state, const W* other, int64_t pitch, int64_t columns, int64_t count, int64_t other_count);
   void (*finish)(W* state, int64_t pitch, int64_t columns, int64_t count, const Number* parameter);
+  // The gradient of in[0], from the incoming one and the inputs; null where there is none.
+  MapBlock gradient;
 };
 
 template <class T>
-Status reduce_driver(const ReduceArgs& args, const ReduceBlocks<T>& blocks, const void* formula);
+Status reduce_driver(const ReduceArgs& args, const ReduceBlocks<T>& blocks, const void* formula,
+                     const void* gradient_formula);
 
 template <class W, int N>
 FASTGRAD_INLINE math::Tuple<Vec<W>, N> load_fields(const W* state, int64_t pitch) {
@@ -62,6 +65,9 @@ FASTGRAD_INLINE void store_fields(math::Tuple<V, N> x, math::scalar_t<V>* state,
       x.item[f].store(state + f * pitch);
   }
 }
+
+// For a reduction without a gradient.
+struct NoGradient {};
 
 struct Identity {
   template <class V>
@@ -234,38 +240,47 @@ void finish_results(W* state, int64_t pitch, int64_t columns, int64_t count, con
                  state + c, pitch);
 }
 
-template <class T, class Reducer, class Formula, size_t... I>
-Status reduce_typed(const ReduceArgs& args, const Formula& f) {
+template <class T, class Gradient, size_t... I>
+constexpr MapBlock gradient_block(std::index_sequence<I...>) {
+  if constexpr (std::is_same_v<Gradient, NoGradient>)
+    return nullptr;
+  else
+    return &map_block<T, Gradient, I...>;
+}
+template <class T, class Reducer, class Formula, class Gradient, size_t... I>
+Status reduce_typed(const ReduceArgs& args) {
   using W = wide_t<T>;
   static constexpr ReduceBlocks<T> blocks = {Reducer::fields,
                                              Reducer::outputs,
                                              &reduce_run<T, Reducer, Formula, I...>,
                                              &reduce_columns<T, Reducer, Formula, I...>,
                                              &merge_results<W, Reducer>,
-                                             &finish_results<W, Reducer>};
-  return reduce_driver<T>(args, blocks, &f);
-}
-template <bool Floats, bool Integers, class Reducer, class Formula, size_t... I>
-Status reduce_indexed(const ReduceArgs& args, std::index_sequence<I...>) {
+                                             &finish_results<W, Reducer>,
+                                             gradient_block<T, Gradient>(std::make_index_sequence<sizeof...(I) + 1>())};
   const Formula f = make_formula<Formula>(args.parameter);
+  const Gradient g = make_formula<Gradient>(args.gradient.parameter);
+  return reduce_driver<T>(args, blocks, &f, &g);
+}
+template <bool Floats, bool Integers, class Reducer, class Formula, class Gradient, size_t... I>
+Status reduce_indexed(const ReduceArgs& args, std::index_sequence<I...>) {
   if constexpr (Floats) {
-    if (args.compute == Dtype::f32) return reduce_typed<float, Reducer, Formula, I...>(args, f);
-    if (args.compute == Dtype::f64) return reduce_typed<double, Reducer, Formula, I...>(args, f);
+    if (args.compute == Dtype::f32) return reduce_typed<float, Reducer, Formula, Gradient, I...>(args);
+    if (args.compute == Dtype::f64) return reduce_typed<double, Reducer, Formula, Gradient, I...>(args);
   }
   if constexpr (Integers) {
-    if (args.compute == Dtype::i32) return reduce_typed<int32_t, Reducer, Formula, I...>(args, f);
-    if (args.compute == Dtype::i64) return reduce_typed<int64_t, Reducer, Formula, I...>(args, f);
+    if (args.compute == Dtype::i32) return reduce_typed<int32_t, Reducer, Formula, Gradient, I...>(args);
+    if (args.compute == Dtype::i64) return reduce_typed<int64_t, Reducer, Formula, Gradient, I...>(args);
   }
   return kUnsupported;
 }
 
-template <class Reducer, class Formula = Identity, int Inputs = 1>
+template <class Reducer, class Formula = Identity, int Inputs = 1, class Gradient = NoGradient>
 Status reduce(const ReduceArgs& args) {
-  return reduce_indexed<true, false, Reducer, Formula>(args, std::make_index_sequence<Inputs>());
+  return reduce_indexed<true, false, Reducer, Formula, Gradient>(args, std::make_index_sequence<Inputs>());
 }
 template <class Reducer, class Formula = Identity, int Inputs = 1>
 Status reduce_with_integers(const ReduceArgs& args) {
-  return reduce_indexed<true, true, Reducer, Formula>(args, std::make_index_sequence<Inputs>());
+  return reduce_indexed<true, true, Reducer, Formula, NoGradient>(args, std::make_index_sequence<Inputs>());
 }
 
 }  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

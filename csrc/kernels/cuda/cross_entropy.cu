@@ -45,7 +45,7 @@ struct CrossEntropy {
     const int64_t plane = a.operand[kStats].element_stride;
     char* const stats = row.base(kStats);
     *reinterpret_cast<A*>(stats) = r.maximum;
-    *reinterpret_cast<A*>(stats + plane) = log_sum;
+    *reinterpret_cast<A*>(stats + plane) = r.sum;
     const A all = math::weighted_negative_log_probability(sum_q, sum_q_x, log_sum);
     if constexpr (Probabilities) {
       *reinterpret_cast<A*>(stats + 2 * plane) = sum_q;
@@ -71,7 +71,7 @@ struct CrossEntropyBackward {
   __device__ __forceinline__ void run(Row& row, const RowsArgs& a) const {
     const int64_t plane = a.operand[kStats].element_stride;
     const char* const stats = row.base(kStats);
-    const A m = *reinterpret_cast<const A*>(stats), log_sum = *reinterpret_cast<const A*>(stats + plane);
+    const A m = *reinterpret_cast<const A*>(stats), sum = *reinterpret_cast<const A*>(stats + plane);
     const A g = row_gradient<A>(a, row.base(kGradient)), smoothing = A(a.parameter[1].real);
     A scale, share = g, target_share = 0;
     int64_t target = -1;
@@ -94,10 +94,11 @@ struct CrossEntropyBackward {
         scale = share = c.ignored ? A(0) : A(NAN);
       }
     }
+    scale /= sum;
     const bool shared = Probabilities || smoothing > A(0);
     row.write(kGradInput, [&](int64_t c, A x, auto... t) {
       const A q = shared && c < a.n ? share * share_of<A>(a, c, t...) : A(0);
-      const A dx = math::cross_entropy_backward(x, m, log_sum, scale, q);
+      const A dx = math::cross_entropy_backward(math::exp_nonpositive(x - m), scale, q);
       return c == target ? dx - target_share : dx;
     });
   }

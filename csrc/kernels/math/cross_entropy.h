@@ -1,5 +1,5 @@
-// Cross-entropy of a row of logits x with maximum m and log_sum = log(sum(exp(x - m))), so that the row's
-// log-probabilities are x - m - log_sum; with class weights w and label smoothing e over n classes.
+// Cross-entropy of a row of logits x with maximum m and s = sum(exp(x - m)), so that the row's log-probabilities are
+// x - m - log(s); with class weights w and label smoothing e over n classes.
 #pragma once
 #include "value.h"
 
@@ -25,10 +25,11 @@ template <class V>
 FASTGRAD_FORMULA V weighted_probability(V t, V weight, V smoothing, V classes) {
   return weight * (t * (V(1) - smoothing) + smoothing / classes);
 }
-// d/dx_c of -sum(q log p), times the incoming gradient g: with `scale` = g sum(q) and `share` = g q_c
+// d/dx_c of -sum(q log p), times the incoming gradient g: with `exponential` = exp(x_c - m), `scale` = g sum(q) / s and
+// `share` = g q_c
 template <class V>
-FASTGRAD_FORMULA V cross_entropy_backward(V x, V max, V log_sum, V scale, V share) {
-  return scale * exp_nonpositive((x - max) - log_sum) - share;
+FASTGRAD_FORMULA V cross_entropy_backward(V exponential, V scale, V share) {
+  return scale * exponential - share;
 }
 
 }  // namespace fastgrad::math
