@@ -137,7 +137,25 @@ FASTGRAD_INLINE Vec<T> log1p_of_finite(Vec<T> u) {
   return log_normal(w, quotient(u - (w - V(1)), w));
 }
 
-// The same for 0 <= u <= 1, where no exponent need be split off: u - u^2 Q(u), Q minimax for float (error 2^-30).
+// Questions to all lanes at once.
+template <class T>
+FASTGRAD_INLINE bool is_interior(Vec<T> x) {  // of (0, 1), and normal
+  return !any(~((x > Vec<T>(T(1e-37))) & (x < Vec<T>(1))));
+}
+template <class T>
+FASTGRAD_INLINE bool is_binary(Vec<T> x) {
+  return !any(~((x == Vec<T>(0)) | (x == Vec<T>(1))));
+}
+// For both: to the bit, log(x) where t is 1 and log1p_of_finite(-x) where it is 0.
+template <class T>
+FASTGRAD_INLINE Vec<T> log_likelihood(Vec<T> x, Vec<T> t) {
+  using V = Vec<T>;
+  const auto positive = t == V(1);
+  const V w = V(1) - x, low = quotient(-x - (w - V(1)), w);
+  return log_normal(select(positive, x, w), select(positive, V(0), low));
+}
+
+// log1p for 0 <= u <= 1, where no exponent need be split off: u - u^2 Q(u), Q minimax for float (error 2^-30).
 template <class T>
 FASTGRAD_INLINE Vec<T> log1p_of_fraction(Vec<T> u) {
   if constexpr (sizeof(T) == 4)
