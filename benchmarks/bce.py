@@ -29,6 +29,7 @@ def case(op: str, variant: str = "", total: Targets = MEMORY, **settings: Any) -
         "shape": (1 << 22,),
         "args": args(-6, 6) if of_logits else args(0.01, 0.99),
         "passes": PASSES,
+        "loss": True,
         "targets": {"forward+backward": total},
         "flops": lambda shape: 36 * count(shape),
         "backward_flops": 0.4,
@@ -52,7 +53,7 @@ CASES = [
         {"E": 6.0, "C": 1.5},
         **OF_A_SIGMOID,
         quick=True,
-        why="four calls move 10 n s bytes; torch.compile makes two loops of them, which move 5",
+        why="three passes move 8 n s bytes; torch.compile makes two loops of them, which move 5",
     ),
     case(LOGITS, total={"E": 1.0, "T": 1.0, "C": 1.0, **MEMORY}, dtype=torch.bfloat16),
     case(

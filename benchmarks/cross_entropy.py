@@ -30,6 +30,7 @@ def case(op: str, shape: tuple[int, ...], variant: str = "", **settings: Any) ->
     defaults: dict[str, Any] = {
         "args": logits,
         "passes": PASSES,
+        "loss": True,
         "targets": TOTAL,
         "flops": lambda s: 14 * count(s),
         **both(op, TF),

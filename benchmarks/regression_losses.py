@@ -23,6 +23,7 @@ def case(op: str, variant: str = "", **settings: Any) -> Case:
         "shape": (1 << 22,),
         "args": two(),
         "passes": PASSES,
+        "loss": True,
         "targets": TARGETS,
         "flops": lambda shape: FLOPS[op] * count(shape),
         **both(op, TF),

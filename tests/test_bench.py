@@ -128,6 +128,8 @@ def test_traffic() -> None:
     assert session(one_case("mul", broadcast_rows)).traffic["forward"]["read"] == n + 200
     of_sum = session(one_case("sum")).traffic["backward"]
     assert of_sum["read"] == n and of_sum["written"] == 4
+    loss = one_case("sum", loss=True)
+    assert session(loss).traffic["forward+backward"]["read"] == n
     in_place = one_case("relu_", out=True, passes=("forward",))
     assert session(in_place).traffic["forward"] == {"read": n, "written": n, "flops": 0, "first": n}
     into = next(case for case in ALL if case.title == "exp out=")

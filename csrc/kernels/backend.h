@@ -82,8 +82,8 @@ struct ReduceArgs {
   int outputs;
   Dtype compute;        // the arithmetic: f32, f64, i32 or i64
   Number parameter[2];  // of the reduction (a correction, a divisor) or the formula
-  // On the CPU, a loss summed in full gives besides the gradient of in[0], which is contiguous as all operands are, for
-  // the incoming gradient given. Its formula has its own parameters.
+  // If the backend leaves gradients, a loss summed in full gives besides the gradient of in[0], which is contiguous as
+  // all operands are, for the incoming gradient given. Its formula has its own parameters.
   struct Gradient {
     void* data = nullptr;  // null where none is wanted
     Dtype dtype;
@@ -107,9 +107,9 @@ constexpr int64_t kWorkspaceBytes = 1 << 20;
 // (optional) is a row of n with row strides 0; loss and its gradient are one element a row, or a single one when
 // reduced; stats are per row the maximum, sum(exp(x - maximum)) and, with kProbabilities, the sum of the weighted
 // probabilities, in the compute dtype; total weight is the divisor of the mean, a single element of that dtype.
-// parameter[0] is ignore_index, parameter[1] label_smoothing. On the CPU, cross_entropy without weight, of contiguous
-// logits and class indices, gives the gradient of the logits as well where its data is not null, for an incoming
-// gradient of parameter[2]; the loss is reduced then.
+// parameter[0] is ignore_index, parameter[1] label_smoothing. If the backend leaves gradients, cross_entropy without
+// weight, of contiguous logits and class indices, gives the gradient of the logits as well where its data is not null,
+// for an incoming gradient of parameter[2]; the loss is reduced then.
 enum RowsFlags { kReduceMean = 1, kReduceSum = 2, kProbabilities = 4 };
 struct RowsArgs {
   int ndim;  // of the row index space, at least 1
@@ -235,6 +235,7 @@ struct Backend {
   const char* name;
   const char* (*error_string)(Status);
   Status (*synchronize)(Stream);  // waits for the kernels launched; null where a kernel has run when it returns
+  bool leaves_gradients;          // of losses, in their forward pass, where the arguments ask for them
 #define FASTGRAD_FIELD(kernel, Args) Status (*kernel)(const Args&);
   FASTGRAD_KERNELS(FASTGRAD_FIELD)
 #undef FASTGRAD_FIELD

@@ -25,7 +25,8 @@ struct Saved {
   Gradients tensors;                // as saved by the forward step
   std::vector<c10::IValue> values;  // likewise
   std::vector<bool> needed;         // which of the inputs want a gradient
-  EarlyGradient early;              // of inputs[0]; only where backward builds no graph and is the first
+  // Of inputs[0]; only where backward builds no graph and is the first. It is taken out.
+  mutable EarlyGradient early;
 };
 // `grads` has one tensor an output, undefined where no gradient came.
 using BackwardFunction = Gradients (*)(const Saved&, const Gradients& grads);

@@ -14,8 +14,8 @@ namespace fastgrad::ops {
 // What comes into the losses of one op.
 class IncomingGradient {
  public:
-  // The next one, if forward should compute for it: the CPU's kernels will serve a loss of `tensors`, of which only the
-  // first, contiguous and large, wants a gradient, and the last incoming gradients were all the same.
+  // The next one, if forward should compute for it: the last two were the same, the backend leaves gradients, and of
+  // `tensors` only the first wants one, is contiguous, and is large.
   std::optional<EarlyGradient> forecast(at::TensorList tensors, int64_t reduction) const;
   // What forward left of s.tensors[0], if it is for `incoming`; undefined otherwise.
   Tensor take(const Saved& s, const Tensor& incoming);

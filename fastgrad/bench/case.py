@@ -71,7 +71,8 @@ class Case:
     `args(shape, dtype)` makes fresh arguments of the call; `ours(*args)` and `theirs(*args)` are the calls. The
     arguments at the places `gradients` get gradients in the passes backward and forward+backward. `targets` are by
     pass. `flops(shape)` counts the arithmetic of the forward pass, for the roofline; with `compute_bound` it, and not
-    the memory traffic, gives the limit. `out` says that the result goes to memory that exists (out=, in place).
+    the memory traffic, gives the limit. `out` says that the result goes to memory that exists (out=, in place);
+    `loss`, that where the result is one number, one reading of the arguments can serve forward and backward together.
     """
 
     op: str
@@ -88,6 +89,7 @@ class Case:
     backward_flops: float = 1.0  # of the backward pass, per one of the forward pass
     compute_bound: bool = False
     out: bool = False
+    loss: bool = False
     compiled: bool = True
     reference: bool = True  # theirs in float64 is what errors are measured against
     sizes: int | None = None  # how many sizes a shape has; None: at least one

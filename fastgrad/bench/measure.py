@@ -220,8 +220,9 @@ def _traffic(case: Case, which: str, args: Sequence[Any], call: Callable[..., An
     }
     if which == "backward":
         return backward
+    together = case.loss and _first(out).dim() == 0
     return {
-        "read": arguments + backward["read"],
+        "read": arguments if together else arguments + backward["read"],
         "written": results + gradients,
         "flops": flops + backward["flops"],
         "first": first,

@@ -192,6 +192,14 @@ struct ClassLossSums : RowFormula<T> {
   FASTGRAD_INLINE void load_logits(const RowTile& tile, T* logit) const {
     const auto& o = args.operand[kLogits];
     const int64_t row = o.row_strides[0], element = o.element_stride;
+    // Each lies in a line, or a page, of its own. Unlike a load, a prefetch that waits does not hold up those behind
+    // it.
+    for (int r = 0; r < tile.runs; ++r) {
+      const auto& run = tile.run[r];
+      const char* at = run.base[kLogits];
+      for (int lane = run.lane; lane < run.lane + run.count; ++lane, at += row)
+        __builtin_prefetch(at + (classes.index[lane] < 0 ? 0 : classes.index[lane]) * element);
+    }
     for (int r = 0; r < tile.runs; ++r) {
       const auto& run = tile.run[r];
       const char* at = run.base[kLogits];

@@ -10,28 +10,17 @@ namespace {
 template <class T>
 struct NllLoss : ClassLossSums<T> {
   using Base = ClassLossSums<T>;
-  using Base::args;
-  using Base::bad_row;
   using Base::classes;
   using Base::loss;
-  using Base::weights;
   static constexpr RowStreams streams = {0, 0, {}};
   static constexpr int64_t along_block = 1 << 14;
 
   NllLoss(const RowsArgs& a, ClassLossShared<T>* s) : Base(a, s) {}
   FASTGRAD_INLINE void begin(const RowTile& tile) {
-    // One loop, unlike RowClasses: the work hides behind the logits, which come from memory.
-    tile.for_rows([&](int lane, const auto& at) {
-      const int64_t c = load_one<int64_t>(args, kTarget, at(kTarget));
-      const bool ignored = c == args.parameter[0].integer, valid = !ignored && c >= 0 && c < args.n;
-      classes.weight[lane] = ignored ? T(0) : weights && valid ? weights[c] : T(1);
-      loss[lane] = ignored ? T(0) : T(__builtin_nan(""));
-      if (valid)
-        loss[lane] =
-            -classes.weight[lane] * load_one<T>(args, kLogits, at(kLogits) + c * args.operand[kLogits].element_stride);
-      else if (!ignored && bad_row < 0)
-        bad_row = tile.first + lane;
-    });
+    this->read_classes(tile);
+    this->load_logits(tile, loss);
+    for (int lane = 0; lane < tile.rows; ++lane)
+      loss[lane] = classes.counts[lane] != 0 ? -classes.weight[lane] * loss[lane] : T(0);
     this->add_losses(tile);
   }
 };

@@ -38,14 +38,6 @@ struct RowTile {
   // The rows, or whole registers of them.
   FASTGRAD_INLINE int lanes(int size) const { return (rows + size - 1) / size * size; }
   void locate(const RowsArgs& a, int64_t first_row, int row_count);
-
-  // f(lane, pointer) for every row, where pointer(k) is the row of operand k.
-  template <class F>
-  FASTGRAD_INLINE void for_rows(const F& f) const {
-    for (int r = 0; r < runs; ++r)
-      for (int j = 0; j < run[r].count; ++j)
-        f(run[r].lane + j, [&](int k) { return run[r].base[k] + j * args->operand[k].row_strides[0]; });
-  }
 };
 
 // How the engine cuts the work; computed once a call.
