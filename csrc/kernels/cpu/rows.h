@@ -143,11 +143,12 @@ struct Sum {
     return a + b;
   }
 };
+// Of the numbers: a row's NaN makes its sum NaN, so that the maximum need not be.
 struct Max {
   template <class X>
   FASTGRAD_INLINE X operator()(X a, X b) const {
-    using math::max;
-    return max(a, b);
+    using math::at_least;
+    return at_least(a, b);
   }
 };
 

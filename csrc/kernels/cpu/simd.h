@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "../math/value.h"
 #if defined(__SSE2__)
@@ -165,32 +166,32 @@ struct Vec {
     else
       return (a.v < b.v) | (a.v != a.v) ? a.v : b.v;
   }
-  // a, but no less than `low`, or no more than `high`, which are numbers; NaN stays.
-  friend FASTGRAD_INLINE Vec at_least(Vec a, T low) {
+  // a, but no less than `low`, or no more than `high`; NaN stays, and as a bound it is none. One instruction.
+  friend FASTGRAD_INLINE Vec at_least(Vec a, Vec low) {
 #if defined(__AVX512F__)
-    if constexpr (std::is_same_v<T, float>) return (Register)_mm512_max_ps(_mm512_set1_ps(low), (__m512)a.v);
-    if constexpr (std::is_same_v<T, double>) return (Register)_mm512_max_pd(_mm512_set1_pd(low), (__m512d)a.v);
+    if constexpr (std::is_same_v<T, float>) return (Register)_mm512_max_ps((__m512)low.v, (__m512)a.v);
+    if constexpr (std::is_same_v<T, double>) return (Register)_mm512_max_pd((__m512d)low.v, (__m512d)a.v);
 #elif defined(__AVX2__)
-    if constexpr (std::is_same_v<T, float>) return (Register)_mm256_max_ps(_mm256_set1_ps(low), (__m256)a.v);
-    if constexpr (std::is_same_v<T, double>) return (Register)_mm256_max_pd(_mm256_set1_pd(low), (__m256d)a.v);
+    if constexpr (std::is_same_v<T, float>) return (Register)_mm256_max_ps((__m256)low.v, (__m256)a.v);
+    if constexpr (std::is_same_v<T, double>) return (Register)_mm256_max_pd((__m256d)low.v, (__m256d)a.v);
 #elif defined(__SSE2__)
-    if constexpr (std::is_same_v<T, float>) return (Register)_mm_max_ps(_mm_set1_ps(low), (__m128)a.v);
-    if constexpr (std::is_same_v<T, double>) return (Register)_mm_max_pd(_mm_set1_pd(low), (__m128d)a.v);
+    if constexpr (std::is_same_v<T, float>) return (Register)_mm_max_ps((__m128)low.v, (__m128)a.v);
+    if constexpr (std::is_same_v<T, double>) return (Register)_mm_max_pd((__m128d)low.v, (__m128d)a.v);
 #endif
-    return select(a < Vec(low), Vec(low), a);
+    return select(a < low, low, a);
   }
-  friend FASTGRAD_INLINE Vec at_most(Vec a, T high) {
+  friend FASTGRAD_INLINE Vec at_most(Vec a, Vec high) {
 #if defined(__AVX512F__)
-    if constexpr (std::is_same_v<T, float>) return (Register)_mm512_min_ps(_mm512_set1_ps(high), (__m512)a.v);
-    if constexpr (std::is_same_v<T, double>) return (Register)_mm512_min_pd(_mm512_set1_pd(high), (__m512d)a.v);
+    if constexpr (std::is_same_v<T, float>) return (Register)_mm512_min_ps((__m512)high.v, (__m512)a.v);
+    if constexpr (std::is_same_v<T, double>) return (Register)_mm512_min_pd((__m512d)high.v, (__m512d)a.v);
 #elif defined(__AVX2__)
-    if constexpr (std::is_same_v<T, float>) return (Register)_mm256_min_ps(_mm256_set1_ps(high), (__m256)a.v);
-    if constexpr (std::is_same_v<T, double>) return (Register)_mm256_min_pd(_mm256_set1_pd(high), (__m256d)a.v);
+    if constexpr (std::is_same_v<T, float>) return (Register)_mm256_min_ps((__m256)high.v, (__m256)a.v);
+    if constexpr (std::is_same_v<T, double>) return (Register)_mm256_min_pd((__m256d)high.v, (__m256d)a.v);
 #elif defined(__SSE2__)
-    if constexpr (std::is_same_v<T, float>) return (Register)_mm_min_ps(_mm_set1_ps(high), (__m128)a.v);
-    if constexpr (std::is_same_v<T, double>) return (Register)_mm_min_pd(_mm_set1_pd(high), (__m128d)a.v);
+    if constexpr (std::is_same_v<T, float>) return (Register)_mm_min_ps((__m128)high.v, (__m128)a.v);
+    if constexpr (std::is_same_v<T, double>) return (Register)_mm_min_pd((__m128d)high.v, (__m128d)a.v);
 #endif
-    return select(a > Vec(high), Vec(high), a);
+    return select(a > high, high, a);
   }
   // a / b within one ulp, for b of ordinary size (neither subnormal nor near overflow): an estimate of 1 / b, refined.
   friend FASTGRAD_INLINE Vec quotient(Vec a, Vec b) {
@@ -317,16 +318,21 @@ FASTGRAD_INLINE bool any(Mask m) {
   return all != 0;
 }
 
+// Combines each lane with that `Half` further, and so on. The lanes are constants: as a loop over them, compilers build
+// the register of indices anew each time.
+template <int Half, class T, class F, size_t... I>
+FASTGRAD_INLINE Vec<T> fold_lanes(Vec<T> x, F f, std::index_sequence<I...> lanes) {
+  x = f(x, Vec<T>(__builtin_shufflevector(x.v, x.v, int((I + Half) % sizeof...(I))...)));
+  if constexpr (Half > 1)
+    return fold_lanes<Half / 2>(x, f, lanes);
+  else
+    return x;
+}
 // Combines the lanes as a balanced tree: the order depends on nothing but the register's width.
 template <class T, class F>
 FASTGRAD_INLINE T reduce_lanes(Vec<T> x, F f) {
   constexpr int size = Vec<T>::size;
-  for (int half = size / 2; half > 0; half /= 2) {
-    typename Vec<T>::Int upper;
-    for (int i = 0; i < size; ++i) upper[i] = (i + half) % size;
-    x = f(x, Vec<T>(__builtin_shuffle(x.v, upper)));
-  }
-  return x.v[0];
+  return fold_lanes<size / 2>(x, f, std::make_index_sequence<size>()).v[0];
 }
 
 }  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE
