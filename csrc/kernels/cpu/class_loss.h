@@ -192,8 +192,7 @@ struct ClassLossSums : RowFormula<T> {
   FASTGRAD_INLINE void load_logits(const RowTile& tile, T* logit) const {
     const auto& o = args.operand[kLogits];
     const int64_t row = o.row_strides[0], element = o.element_stride;
-    // Each lies in a line, or a page, of its own. Unlike a load, a prefetch that waits does not hold up those behind
-    // it.
+    // Each lies in a line, or a page, of its own; a prefetch that waits does not hold up the next, as a load does.
     for (int r = 0; r < tile.runs; ++r) {
       const auto& run = tile.run[r];
       const char* at = run.base[kLogits];

@@ -198,7 +198,7 @@ class RowBuffers {
 //   begin_piece(piece), end_piece(piece)
 //   begin(tile)        before the first pass
 //   accumulate(block, whole), finish(block, whole) the first pass, and once after it
-//   done(tile, in_tile) after the first pass; `in_tile`: whole rows lie in the lanes, where finish() can read them
+//   done(tile, in_tile) after the first pass; `in_tile`: whole rows lay in the lanes, for accumulate() to read
 //   emit(block, whole) the second pass, if there are outputs
 // of which it overrides what it needs.
 template <class T>
