@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 
 import pytest
 import torch
@@ -60,6 +62,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("cpu")]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logfinish() -> None:
+    """After a kernel that faulted every call of CUDA fails in this process: no further test is run in it."""
+    if not torch.cuda.is_initialized() or "pretended_gpu" in sys.modules:
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            os._exit(1)  # pytest-xdist starts another worker
+        pytest.exit(f"the CUDA context is lost: {error}", returncode=1)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -5,6 +5,7 @@ Run with --device cuda, or --device pretended where there is no GPU: what that c
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as TF
-from checks import EMULATED, ON_CUDA, PRETENDED, rand, run_debugging
+from checks import EMULATED, ON_CUDA, PRETENDED, assert_accurate, rand, run_debugging
+from matmul_cases import BUDGET
 
 import fastgrad.functional as F
 from fastgrad.bench.case import Case, load
@@ -152,6 +154,54 @@ def test_debugging_waits_after_every_kernel() -> None:
     launches, waits = map(int, run_debugging(counted).split())
     assert launches == waits == 2
     assert sys.modules["pretended_gpu"].gpu.stream_waits(0, 0) == 0
+
+
+# Products large enough for every engine and tile; one of a few rows or columns, and operands that the copy engine
+# cannot read (odd strides).
+PRODUCTS = [
+    (1160, 1160, 136), (2049, 4352, 200), (300, 5000, 64), (129, 8193, 513), (777, 333, 555), (4096, 4096, 1031),
+]  # fmt: skip
+
+
+@on_a_gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", PRODUCTS, ids=str)
+def test_large_products(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    """In every order of the operands, on results that were poisoned."""
+    m, n, k = shape
+    for a_transposed, b_transposed in itertools.product((False, True), repeat=2):
+        a = rand((k, m), dtype).t() if a_transposed else rand((m, k), dtype)
+        b = rand((n, k), dtype).t() if b_transposed else rand((k, n), dtype)
+        out = torch.full((m, n), torch.nan, dtype=dtype)
+        F.mm(a, b, out=out)
+        what = (shape, a_transposed, b_transposed)
+        scale, reference = a.double().abs() @ b.double().abs(), a.double() @ b.double()
+        assert_accurate(out, a @ b, reference, BUDGET[dtype], scale, what)
+        assert torch.equal(out, F.mm(a, b)), what
+
+
+@on_a_gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_large_batches(dtype: torch.dtype) -> None:
+    """Batch dimensions that broadcast, or are out of order in memory."""
+    a, b = rand((3, 4, 520, 136), dtype), rand((4, 136, 264), dtype)
+    for x in (a, a.permute(1, 0, 2, 3).contiguous().permute(1, 0, 2, 3), a[:, :1], a.mT.contiguous().mT):
+        for y in (b, b[:1], b.mT.contiguous().mT, b.flip(0)[None].expand(3, 4, 136, 264)):
+            scale, reference = x.double().abs() @ y.double().abs(), x.double() @ y.double()
+            assert_accurate(F.matmul(x, y), x @ y, reference, BUDGET[dtype], scale, (x.stride(), y.stride()))
+
+
+@on_a_gpu
+@pytest.mark.parametrize("activation", (None, "relu", "sigmoid", "tanh"))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_large_linear(dtype: torch.dtype, activation: str | None) -> None:
+    x, w, b = rand((1160, 136), dtype, -1, 1), rand((1160, 136), dtype, -1, 1), rand((1160,), dtype)
+    function = getattr(torch, activation) if activation else lambda t: t
+    wide = [t.double() for t in (x, w, b)]
+    scale = TF.linear(*(t.abs() for t in wide))
+    ours, theirs = F.linear(x, w, b, activation=activation), function(TF.linear(x, w, b))
+    budget = BUDGET[dtype] + (2.5 if dtype.itemsize > 2 else 0)
+    assert_accurate(ours, theirs, function(TF.linear(*wide)), budget, scale)
 
 
 # Graphs.
