@@ -1,15 +1,14 @@
 // The gradients of reductions. Those of one pass over the input are ops of their own, each one map kernel over
 // broadcast operands (the small tensors of the results have size 1 where the input was reduced).
-#include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/cumprod.h>
 #include <ATen/ops/eq.h>
-#include <ATen/ops/ones.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/where.h>
 
 #include "elementwise.h"
 #include "ops.h"
+#include "outputs.h"
 #include "reductions.h"
 
 namespace fastgrad::ops {
@@ -84,7 +83,7 @@ Gradients max_double_backward(const Saved& s, const Gradients& gg) {
   return {sum(g, dims, true), Tensor(), Tensor()};
 }
 
-// grad at the index along `dim`, else 0: the comparison of a range with the indices.
+// grad at the index along `dim`, else 0.
 using MaxDimBackward = Tensor(const Tensor&, const Tensor&, int64_t, c10::SymInt);
 Tensor max_dim_grad(const Tensor& grad, const Tensor& indices, int64_t dim, c10::SymInt size) {
   static const auto op = handle<MaxDimBackward>("max_dim_backward");
@@ -92,16 +91,12 @@ Tensor max_dim_grad(const Tensor& grad, const Tensor& indices, int64_t dim, c10:
 }
 Tensor compute_max_dim_grad(const Tensor& grad, const Tensor& indices, int64_t dim, c10::SymInt sym_size) {
   const int64_t size = sym_size.guard_int(__FILE__, __LINE__);
-  at::DimVector shape(indices.sizes()), along(indices.dim(), 1);
-  if (indices.dim() > 0) shape[dim] = along[dim] = size;
-  const Tensor out = at::empty(shape, grad.options());
+  at::DimVector shape(indices.sizes());
+  if (indices.dim() > 0) shape[dim] = size;
+  const Tensor out = new_tensor(shape, grad.options());
   if (out.numel() == 0) return out;
-  const Tensor position = at::arange(size, indices.options()).view(along);
-  // float holds every index below 2^24; a count of type double makes the arithmetic double.
-  const bool large = size >= (int64_t(1) << 24);
-  const Tensor one = at::ones(at::DimVector(shape.size(), 1), grad.options().dtype(large ? at::kDouble : at::kFloat));
-  return elementwise({"max_dim_backward", &Backend::select_equal, Result::same}, {grad, position, indices, one}, out,
-                     false, {0, 0});
+  place_output(out);
+  return out.zero_().scatter_(dim, indices, grad);
 }
 Gradients max_dim_double_backward(const Saved& s, const Gradients& gg) {
   // The derivative by grad picks gg at the indices.

@@ -5,25 +5,20 @@ namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
 constexpr int64_t kManyBlocks = 1024;  // enough for any device; not the device's own number, for results must not vary
+constexpr int64_t kSteps = 8;          // of a thread, before it merges with others
 
-int64_t power_of_two_from(int64_t n) {
-  int64_t p = 1;
-  while (p < n) p *= 2;
-  return p;
-}
-
-// Elements of a 16-byte access: if all inputs are dense along the reduced dimension and aligned.
-int pack_of(const ReduceArgs& a) {
-  if (a.reduced_dims != 1) return 1;
+// log2 of the elements of a 16-byte access: if all inputs are dense along the reduced dimension and aligned.
+int pack_bits_of(const ReduceArgs& a) {
+  if (a.reduced_dims != 1) return 0;
   const int64_t size = size_of(a.in[0].dtype);
   for (int k = 0; k < a.inputs; ++k) {
     const auto& in = a.in[k];
-    if (!in.data || in.dtype != a.in[0].dtype || in.reduced_strides[0] != size || !is_aligned(in.data, 16)) return 1;
-    if (!is_float(in.dtype) || !is_float(a.compute) || size > size_of(a.compute)) return 1;
+    if (!in.data || in.dtype != a.in[0].dtype || in.reduced_strides[0] != size || !is_aligned(in.data, 16)) return 0;
+    if (!is_float(in.dtype) || !is_float(a.compute) || size > size_of(a.compute)) return 0;
     for (int d = 0; d < a.kept_dims; ++d)
-      if (in.kept_strides[d] % 16 != 0) return 1;
+      if (in.kept_strides[d] % 16 != 0) return 0;
   }
-  return int(16 / size);
+  return size == 2 ? 3 : size == 4 ? 2 : 1;
 }
 
 }  // namespace
@@ -35,11 +30,19 @@ ReducePlan plan_reduction(const ReduceArgs& a, int items, int fields) {
   for (int d = 0; d < a.reduced_dims; ++d) p.reduced_shape[d] = WideDivider(a.reduced_shape[d]);
   const auto& in = a.in[0];
   p.inner = a.kept_dims == 0 || a.reduced_dims == 0 || in.reduced_strides[0] <= in.kept_strides[0];
-  int64_t lanes = power_of_two_from(ceil_div(a.reduced, p.inner ? 4 : 2 * items));
-  const int64_t most = p.inner ? kReduceThreads : kReduceThreads / 32;
-  p.lanes_reduced = int(lanes < most ? lanes : most);
+  p.pack_bits = p.inner ? pack_bits_of(a) : 0;
+  if (p.inner) {
+    // Threads that fill a step first; then some that read 128 neighbouring bytes; then several steps for each before
+    // they merge. More threads where few results would leave the device without work.
+    const int64_t accesses = ceil_div(a.reduced, int64_t(1) << p.pack_bits), steps = ceil_div(a.reduced, items);
+    const int64_t dense = p.pack_bits ? 8 : 32, wanted = ceil_div(steps, kSteps);
+    int lanes = power_of_two_from(wanted > dense ? wanted : steps < dense ? steps : dense, kReduceThreads);
+    while (lanes < kReduceThreads && lanes < accesses && a.kept * lanes < kManyBlocks * kReduceThreads) lanes *= 2;
+    p.lanes_reduced = lanes;
+  } else {
+    p.lanes_reduced = power_of_two_from(ceil_div(a.reduced, 2 * items), kReduceThreads / 32);
+  }
   p.lanes_kept = kReduceThreads / p.lanes_reduced;
-  p.pack = p.inner ? pack_of(a) : 1;
 
   const int64_t blocks = ceil_div(a.kept, p.lanes_kept), step = int64_t(p.lanes_reduced) * items;
   int64_t splits = ceil_div(kManyBlocks, blocks);

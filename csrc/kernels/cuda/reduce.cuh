@@ -20,7 +20,7 @@ struct ReducePlan {
   ReduceArgs args;
   int lanes_kept, lanes_reduced;  // powers of 2, their product is kReduceThreads
   bool inner;                     // threads of one result are neighbours
-  int pack;                       // elements of a 16-byte access along the reduced dimension, or 1
+  int pack_bits;                  // log2 of the elements of a 16-byte access along the reduced dimension, or 0
   int64_t splits, split;          // elements of each
   WideDivider kept_shape[kMaxDims], reduced_shape[kMaxDims];
 };
@@ -41,16 +41,22 @@ __device__ __forceinline__ int64_t offset_of(int64_t i, int dims, const WideDivi
 }
 
 // Up to N elements of one result in registers.
-template <class V, int N, bool Full>
+template <class V, int N>
 struct RegisterSource {
   using Value = V;
-  static constexpr bool kLanesTogether = false;
-  static constexpr int64_t n = N;
+  static constexpr bool kLanesTogether = true;
   const V (&x)[N];
   int valid;
 
-  __device__ __forceinline__ int64_t count() const { return Full ? N : valid; }
-  __device__ __forceinline__ V at(int64_t i) const { return x[i]; }
+  __device__ __forceinline__ int64_t count() const { return valid; }
+  // The index of the first element for which it holds.
+  template <class Matches>
+  __device__ __forceinline__ V find(V, Matches matches) const {
+    int found = 0;
+#pragma unroll
+    for (int i = N - 1; i >= 0; --i) found = matches(x[i]) ? i : found;
+    return V(found);
+  }
   template <int Fields, class Map, class Op>
   __device__ __forceinline__ math::Tuple<V, Fields> reduce(V init, V fill, Map map, Op op) const {
     math::Tuple<V, Fields> sum[2];
@@ -58,7 +64,7 @@ struct RegisterSource {
     for (int k = 0; k < Fields; ++k) sum[0].item[k] = sum[1].item[k] = init;
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      const math::Tuple<V, Fields> y = map(Full || i < valid ? x[i] : fill);
+      const math::Tuple<V, Fields> y = map(i < valid ? x[i] : fill);
 #pragma unroll
       for (int k = 0; k < Fields; ++k) sum[i % 2].item[k] = op(sum[i % 2].item[k], y.item[k]);
     }
@@ -68,68 +74,149 @@ struct RegisterSource {
   }
 };
 
-// A partial result, and of how many elements.
+// A partial result. That of no elements changes nothing it is merged with.
 template <class W, class Reducer>
-struct Partial {
-  static constexpr int kFields = Reducer::fields;
-  math::Tuple<W, kFields> value;
-  int64_t count;
+class Partial {
+ public:
+  static constexpr bool kCounts = std::is_base_of_v<math::Moments, Reducer>;  // merging weighs by numbers of elements
+  static constexpr bool kLargest = std::is_base_of_v<math::ExtremeIndex<true>, Reducer>;
+  static constexpr bool kIndexed = kLargest || std::is_base_of_v<math::ExtremeIndex<false>, Reducer>;
+  static constexpr int kFields = Reducer::fields, kItems = kFields + (kCounts ? 1 : 0);
+  using Fields = math::Tuple<W, kFields>;
+
+  Partial() = default;
+  __device__ __forceinline__ Partial(const Fields& fields, int64_t count) {
+#pragma unroll
+    for (int k = 0; k < kFields; ++k) item_[k] = fields.item[k];
+    if constexpr (kCounts) item_[kFields] = W(count);
+  }
+  static __device__ __forceinline__ Partial none() {
+    if constexpr (kCounts) {
+      return {Fields{}, 0};
+    } else if constexpr (kIndexed) {
+      return {Fields{{math::worst<kLargest, W>(), W(int64_t(1) << 62)}}, 0};  // behind any index
+    } else {
+      const W nothing[1] = {};
+      return {Reducer::widen(Reducer::block(RegisterSource<W, 1>{nothing, 0}), 0.0, 0), 0};
+    }
+  }
+  __device__ __forceinline__ Fields fields() const {
+    Fields r;
+#pragma unroll
+    for (int k = 0; k < kFields; ++k) r.item[k] = item_[k];
+    return r;
+  }
 
   // Of two results the one with the lower index is the first: then ties go where they should, whatever the order here.
   __device__ __forceinline__ void merge(const Partial& other) {
-    if (other.count == 0) return;
-    if (count == 0) {
-      *this = other;
-      return;
-    }
-    if constexpr (kIndexed) {
-      const bool first = value.item[1] < other.value.item[1];
-      value =
-          Reducer::merge(first ? value : other.value, first ? other.value : value, double(count), double(other.count));
+    if constexpr (kCounts) {
+      const W mine = item_[kFields], theirs = other.item_[kFields];
+      if (theirs == 0) return;
+      if (mine == 0)
+        *this = other;
+      else
+        *this = {Reducer::merge(fields(), other.fields(), mine, theirs), int64_t(mine + theirs)};
+    } else if constexpr (kIndexed) {
+      const bool first = item_[1] < other.item_[1];
+      *this = {Reducer::merge((first ? *this : other).fields(), (first ? other : *this).fields(), 0.0, 0.0), 0};
     } else {
-      value = Reducer::merge(value, other.value, double(count), double(other.count));
+      *this = {Reducer::merge(fields(), other.fields(), 0.0, 0.0), 0};
     }
-    count += other.count;
   }
   __device__ __forceinline__ Partial down(int lanes, int width) const {
     Partial r;
 #pragma unroll
-    for (int k = 0; k < kFields; ++k)
-      r.value.item[k] = __shfl_down_sync(kFullWarp, value.item[k], unsigned(lanes), width);
-    r.count = __shfl_down_sync(kFullWarp, count, unsigned(lanes), width);
+    for (int k = 0; k < kItems; ++k) r.item_[k] = __shfl_down_sync(kFullWarp, item_[k], unsigned(lanes), width);
     return r;
   }
-  static constexpr bool kIndexed =
-      std::is_base_of_v<math::ExtremeIndex<true>, Reducer> || std::is_base_of_v<math::ExtremeIndex<false>, Reducer>;
+
+ private:
+  W item_[kItems];
 };
 
-// Reads N elements of an input, those at data + offset[i], i in [0, valid), or, if `packed`, packs at every so many of
-// these.
+// A step of a thread: N elements of an input, of which `valid` exist; what is past them counts as 1.
 template <class A, int N>
-__device__ __forceinline__ void load_items(A (&x)[N], const ReduceArgs::Input& in, const char* data, bool packed,
-                                           int valid, const int64_t (&offset)[N]) {
-  with_dtype(in.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    if constexpr (std::is_floating_point_v<A> && std::is_floating_point_v<arithmetic_t<T>> && sizeof(T) <= sizeof(A)) {
-      constexpr int kPack = 16 / int(sizeof(T)) < N ? 16 / int(sizeof(T)) : N;
-      if (packed) {
+struct Step {
+  int valid;
+
+  // Packs of 16 bytes, or single elements, `distance` bytes apart.
+  __device__ __forceinline__ void load_packs(A (&x)[N], Dtype dtype, const char* from, int64_t distance) const {
+    with_float_dtype(dtype, [&](auto zero) {
+      using T = decltype(zero);
+      constexpr int kPack = 16 / int(sizeof(T));
+      if constexpr (std::is_floating_point_v<A> && sizeof(T) <= sizeof(A)) {
 #pragma unroll
-        for (int q = 0; q < N / kPack; ++q) {
-          const auto pack = *reinterpret_cast<const Pack<T, kPack>*>(data + offset[q * kPack]);
+        for (int q = 0; q < N / kPack; ++q, from += distance) {
+          Pack<T, kPack> pack;
+          if ((q + 1) * kPack - 1 < valid) {
+            pack = *reinterpret_cast<const Pack<T, kPack>*>(from);
+          } else {
+#pragma unroll
+            for (int j = 0; j < kPack; ++j)
+              pack.v[j] = q * kPack + j < valid ? reinterpret_cast<const T*>(from)[j] : convert<T>(1.0f);
+          }
 #pragma unroll
           for (int j = 0; j < kPack; ++j) x[q * kPack + j] = convert<A>(pack.v[j]);
         }
-        return;
       }
-    }
+    });
+  }
+  __device__ __forceinline__ void load(A (&x)[N], Dtype dtype, const char* from, int64_t distance) const {
+    with_dtype(dtype, [&](auto zero) {
 #pragma unroll
-    for (int i = 0; i < N; ++i) x[i] = i < valid ? convert<A>(*reinterpret_cast<const T*>(data + offset[i])) : A(1);
-  });
+      for (int i = 0; i < N; ++i, from += distance)
+        x[i] = i < valid ? convert<A>(*reinterpret_cast<const decltype(zero)*>(from)) : A(1);
+    });
+  }
+  // Elements anywhere: the i-th at from + offset(i).
+  template <class Offset>
+  __device__ __forceinline__ void gather(A (&x)[N], Dtype dtype, const char* from, const Offset& offset) const {
+    constexpr int kTogether = N / 2;  // fewer registers for offsets
+#pragma unroll
+    for (int first = 0; first < N; first += kTogether) {
+      int64_t at[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) at[i] = first + i < valid ? offset(first + i) : 0;
+      with_dtype(dtype, [&](auto zero) {
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i)
+          x[first + i] = first + i < valid ? convert<A>(*reinterpret_cast<const decltype(zero)*>(from + at[i])) : A(1);
+      });
+    }
+  }
+};
+
+// The states of a result's threads, merged into that of its first one. All threads of the block take part; those of a
+// result are neighbours (`inner`), or `apart` from each other.
+template <class State>
+__device__ __forceinline__ void merge_threads(State& state, int lane, int lanes, bool inner, int apart) {
+  __shared__ State shared[kReduceThreads];
+  const int t = int(threadIdx.x);
+  int count = lanes;
+  if (inner) {
+    const int width = lanes < 32 ? lanes : 32;
+    for (int d = width / 2; d > 0; d /= 2) {
+      const State other = state.down(d, width);
+      if (t % width < d) state.merge(other);
+    }
+    apart = width;
+    count = lanes / width;
+  }
+  if (count == 1) return;
+  shared[t] = state;
+  __syncthreads();
+  for (int d = count / 2; d > 0; d /= 2) {
+    if (lane < d * (inner ? apart : 1) && (!inner || lane % apart == 0)) {
+      state.merge(shared[t + d * apart]);
+      shared[t] = state;
+    }
+    __syncthreads();
+  }
 }
 
 template <class W, class Reducer>
 __device__ __forceinline__ void store_result(const ReducePlan& p, int64_t kept, const Partial<W, Reducer>& partial) {
-  const auto result = Reducer::finish(partial.value, double(p.args.reduced), p.args.parameter);
+  const auto result = Reducer::finish(partial.fields(), double(p.args.reduced), p.args.parameter);
 #pragma unroll
   for (int o = 0; o < Reducer::outputs; ++o) {
     if (o >= p.args.outputs) continue;
@@ -143,7 +230,8 @@ template <class A, int Inputs>
 constexpr int kItems = sizeof(A) == 8 || Inputs > 1 ? 8 : 16;
 
 template <class A, class Reducer, class Formula, size_t... I>
-__global__ void __launch_bounds__(kReduceThreads, 1) reduce_first(Formula f, const __grid_constant__ ReducePlan p) {
+__global__ void __launch_bounds__(kReduceThreads, sizeof(A) == 4 ? 3 : 1)
+    reduce_first(Formula f, const __grid_constant__ ReducePlan p) {
   using W = wide_t<A>;
   using State = Partial<W, Reducer>;
   constexpr int kInputs = sizeof...(I), N = kItems<A, kInputs>;
@@ -153,24 +241,30 @@ __global__ void __launch_bounds__(kReduceThreads, 1) reduce_first(Formula f, con
   const int64_t begin = int64_t(blockIdx.y) * p.split;
   const int64_t end = begin + p.split < p.args.reduced ? begin + p.split : p.args.reduced;
 
-  State state{};
+  State state = State::none();
   if (kept < p.args.kept) {
-    const char* data[kInputs];
+    const int pack = 1 << p.pack_bits;
+    const char* from[kInputs];  // the thread's first item of a step
 #pragma unroll
     for (int k = 0; k < kInputs; ++k) {
       const auto& in = p.args.in[k];
-      data[k] = static_cast<const char*>(in.data);
-      if (in.data) data[k] += offset_of(kept, p.args.kept_dims, p.kept_shape, in.kept_strides);
+      from[k] = static_cast<const char*>(in.data);
+      if (!in.data) continue;
+      from[k] += offset_of(kept, p.args.kept_dims, p.kept_shape, in.kept_strides);
+      if (p.args.reduced_dims == 1) from[k] += (begin + lane * pack) * in.reduced_strides[0];
     }
 #pragma unroll 1
     for (int64_t at = begin; at < end; at += int64_t(lanes) * N) {
-      // Item i of this thread is element at + position(i).
-      const bool whole = at + int64_t(lanes) * N <= end, packed = whole && p.pack > 1;
-      const int pack = packed ? p.pack : 1;
-      const auto position = [&](int i) { return int64_t(i / pack * lanes + lane) * pack + i % pack; };
-      const int64_t left = end - at - lane;
-      const int valid = whole ? N : left <= 0 ? 0 : int((left + lanes - 1) / lanes);
-      if (valid == 0) break;
+      // Item i of this thread is element at + position(i). Of the packs that are left it has every lanes-th; what is
+      // left after them belongs to the thread after the last pack's.
+      const auto position = [&](int i) { return int64_t((i >> p.pack_bits) * lanes + lane) * pack + (i & (pack - 1)); };
+      const int64_t left = end - at;
+      Step<A, N> step{N};
+      if (left < lanes * N) {
+        const int packs = int(left) >> p.pack_bits, mine = packs > lane ? (packs - lane - 1) / lanes + 1 : 0;
+        step.valid = mine * pack + (packs % lanes == lane ? int(left) & (pack - 1) : 0);
+        if (step.valid == 0) break;
+      }
       A x[kInputs][N];
 #pragma unroll
       for (int k = 0; k < kInputs; ++k) {
@@ -178,91 +272,81 @@ __global__ void __launch_bounds__(kReduceThreads, 1) reduce_first(Formula f, con
         if (!in.data) {
 #pragma unroll
           for (int i = 0; i < N; ++i) x[k][i] = math::value<A>(in.immediate);
-          continue;
-        }
-        int64_t offset[N];
-#pragma unroll
-        for (int i = 0; i < N; ++i)
-          offset[i] = packed ? at + int64_t(i * lanes) + int64_t(lane) * pack : at + int64_t(i) * lanes + lane;
-        if (p.args.reduced_dims <= 1) {
-#pragma unroll
-          for (int i = 0; i < N; ++i) offset[i] *= in.reduced_strides[0];
+        } else if (p.args.reduced_dims > 1) {
+          step.gather(x[k], in.dtype, from[k], [&](int i) {
+            return offset_of(at + position(i), p.args.reduced_dims, p.reduced_shape, in.reduced_strides);
+          });
         } else {
-#pragma unroll
-          for (int i = 0; i < N; ++i)
-            offset[i] = offset_of(offset[i], p.args.reduced_dims, p.reduced_shape, in.reduced_strides);
+          const int64_t distance = int64_t(lanes) * pack * in.reduced_strides[0];
+          if (pack > 1)
+            step.load_packs(x[k], in.dtype, from[k], distance);
+          else
+            step.load(x[k], in.dtype, from[k], distance);
+          from[k] += distance * (N >> p.pack_bits);
         }
-        load_items<A, N>(x[k], in, data[k], packed, valid, offset);
       }
       A y[N];
 #pragma unroll
-      for (int i = 0; i < N; ++i) y[i] = i < valid ? f(x[I][i]...) : y[0];
-      const auto block = valid == N ? Reducer::block(RegisterSource<A, N, true>{y, N})
-                                    : Reducer::block(RegisterSource<A, N, false>{y, valid});
+      for (int i = 0; i < N; ++i) y[i] = i < step.valid ? f(x[I][i]...) : y[0];
+      const auto block = Reducer::block(RegisterSource<A, N>{y, step.valid});
       math::Tuple<W, Reducer::partials> wide;
 #pragma unroll
       for (int k = 0; k < Reducer::partials; ++k) wide.item[k] = W(block.item[k]);
       if constexpr (State::kIndexed) wide.item[1] = W(at + position(int(block.item[1])));
-      state.merge({Reducer::widen(wide, double(valid), 0), valid});
+      state.merge({Reducer::widen(wide, double(step.valid), 0), step.valid});
     }
   }
-
-  // Together with the other threads of the result: neighbours by shuffles, the rest through shared memory.
-  __shared__ State shared[kReduceThreads];
-  int step = p.inner ? 1 : p.lanes_kept, count = lanes;
-  if (p.inner) {
-    const int width = lanes < 32 ? lanes : 32;
-    for (int d = width / 2; d > 0; d /= 2) {
-      const State other = state.down(d, width);
-      if (t % width < d) state.merge(other);
-    }
-    step = width;
-    count = lanes / width;
-  }
-  if (count > 1) {
-    shared[t] = state;
-    __syncthreads();
-    for (int d = count / 2; d > 0; d /= 2) {
-      if (lane < d * (p.inner ? step : 1) && (!p.inner || lane % step == 0)) {
-        state.merge(shared[t + d * step]);
-        shared[t] = state;
-      }
-      __syncthreads();
-    }
-  }
+  merge_threads(state, lane, lanes, p.inner, p.lanes_kept);
   if (lane != 0 || kept >= p.args.kept) return;
   if (p.splits == 1) return store_result(p, kept, state);
+  const auto fields = state.fields();
   W* const to = static_cast<W*>(p.args.workspace) + blockIdx.y * p.args.kept + kept;
 #pragma unroll
-  for (int k = 0; k < Reducer::fields; ++k) to[k * p.splits * p.args.kept] = state.value.item[k];
+  for (int k = 0; k < State::kFields; ++k) to[k * p.splits * p.args.kept] = fields.item[k];
 }
 
 template <class A, class Reducer>
-__global__ void __launch_bounds__(kReduceThreads) reduce_second(const __grid_constant__ ReducePlan p) {
+__global__ void __launch_bounds__(kReduceThreads) reduce_second(const __grid_constant__ ReducePlan p, int lanes) {
   using W = wide_t<A>;
   using State = Partial<W, Reducer>;
-  const int lane = int(threadIdx.x) % 32;
-  const int64_t kept = int64_t(blockIdx.x) * (kReduceThreads / 32) + threadIdx.x / 32;
-  if (kept >= p.args.kept) return;  // whole warps
-  State state{};
-  const W* const from = static_cast<const W*>(p.args.workspace) + kept;
-  for (int64_t s = lane; s < p.splits; s += 32) {
-    State other;
+  constexpr int kInFlight = 4;
+  const int lane = int(threadIdx.x) % lanes;
+  const int64_t kept = int64_t(blockIdx.x) * (kReduceThreads / lanes) + int(threadIdx.x) / lanes;
+  State state = State::none();
+  if (kept < p.args.kept) {
+    const W* const from = static_cast<const W*>(p.args.workspace) + kept;
+#pragma unroll 1
+    for (int64_t first = lane; first < p.splits; first += kInFlight * lanes) {
+      State others[kInFlight];
 #pragma unroll
-    for (int k = 0; k < Reducer::fields; ++k) other.value.item[k] = from[(k * p.splits + s) * p.args.kept];
-    other.count = p.args.reduced - s * p.split < p.split ? p.args.reduced - s * p.split : p.split;
-    state.merge(other);
+      for (int u = 0; u < kInFlight; ++u) {
+        const int64_t s = first + u * lanes;
+        others[u] = State::none();
+        if (s >= p.splits) continue;
+        typename State::Fields fields;
+#pragma unroll
+        for (int k = 0; k < State::kFields; ++k) fields.item[k] = from[(k * p.splits + s) * p.args.kept];
+        const int64_t left = p.args.reduced - s * p.split;
+        others[u] = {fields, left < p.split ? left : p.split};
+      }
+#pragma unroll
+      for (int u = 0; u < kInFlight; ++u) state.merge(others[u]);
+    }
   }
-  for (int d = 16; d > 0; d /= 2) {
-    const State other = state.down(d, 32);
-    if (lane < d) state.merge(other);
-  }
-  if (lane == 0) store_result(p, kept, state);
+  merge_threads(state, lane, lanes, true, 1);
+  if (lane == 0 && kept < p.args.kept) store_result(p, kept, state);
 }
 
 // What float32 is reduced in: a product's roundings add up, so it is formed in double.
 template <class Reducer>
 using single_t = std::conditional_t<std::is_base_of_v<math::Prod, Reducer>, double, float>;
+
+// The least power of 2 that is at least n, or `most`.
+constexpr int power_of_two_from(int64_t n, int most) {
+  int p = 1;
+  while (p < n && p < most) p *= 2;
+  return p;
+}
 
 // Who works on what; of the shape, the strides and the alignment only.
 ReducePlan plan_reduction(const ReduceArgs& args, int items, int fields);
@@ -273,7 +357,9 @@ Status reduce_typed(const ReduceArgs& args, const Formula& f) {
   const Status status = launch({ceil_div(args.kept, p.lanes_kept), kReduceThreads, args.stream, p.splits},
                                &reduce_first<A, Reducer, Formula, I...>, f, p);
   if (status != kSuccess || p.splits == 1) return status;
-  return launch({ceil_div(args.kept, kReduceThreads / 32), kReduceThreads, args.stream}, &reduce_second<A, Reducer>, p);
+  const int lanes = power_of_two_from(p.splits, kReduceThreads);
+  return launch({ceil_div(args.kept, kReduceThreads / lanes), kReduceThreads, args.stream}, &reduce_second<A, Reducer>,
+                p, lanes);
 }
 template <bool Integers, class Reducer, class Formula, size_t... I>
 Status reduce_indexed(const ReduceArgs& args, std::index_sequence<I...>) {

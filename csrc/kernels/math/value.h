@@ -73,12 +73,29 @@ struct Tuple {
   FASTGRAD_FORMULA T fma(T a, T b, T c) { return ::fma##f(a, b, c); }                               \
   FASTGRAD_FORMULA T copysign(T x, T sign) { return ::copysign##f(x, sign); }                       \
   FASTGRAD_FORMULA T at_least(T x, T low) { return x < low ? low : x; } /* NaN stays */             \
-  FASTGRAD_FORMULA T max(T a, T b) { return a > b || a != a ? a : b; }  /* keeps NaN */             \
-  FASTGRAD_FORMULA T min(T a, T b) { return a < b || a != a ? a : b; }                              \
   FASTGRAD_FORMULA T select(bool c, T a, T b) { return c ? a : b; }
 FASTGRAD_SCALAR_FUNCTIONS(float, f)
 FASTGRAD_SCALAR_FUNCTIONS(double, )
 #undef FASTGRAD_SCALAR_FUNCTIONS
+
+// These keep NaN.
+FASTGRAD_FORMULA double max(double a, double b) { return a > b || a != a ? a : b; }
+FASTGRAD_FORMULA double min(double a, double b) { return a < b || a != a ? a : b; }
+#ifdef __CUDA_ARCH__  // one instruction, which the compiler does not find
+FASTGRAD_FORMULA float max(float a, float b) {
+  float r;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+  return r;
+}
+FASTGRAD_FORMULA float min(float a, float b) {
+  float r;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+  return r;
+}
+#else
+FASTGRAD_FORMULA float max(float a, float b) { return a > b || a != a ? a : b; }
+FASTGRAD_FORMULA float min(float a, float b) { return a < b || a != a ? a : b; }
+#endif
 
 // Integers wrap as in torch; the detour over unsigned keeps that defined.
 #define FASTGRAD_SCALAR_FUNCTIONS(T)                                                             \
