@@ -1,7 +1,7 @@
 // What the losses over classes share: the class of a row, its weight, sums over rows in a fixed order.
 //
-// Sums: a block adds up, in double, what a fixed range of rows gives, one warp adds up the blocks' results. A class out
-// of bounds is never followed: its row's loss is NaN.
+// Sums: a block adds up, in double, what a fixed range of rows gives, one block adds up the blocks' results. A class
+// out of bounds is never followed: its row's loss is NaN.
 #pragma once
 #include "rows.cuh"
 
@@ -13,7 +13,9 @@ constexpr int kGradient = kLoss;  // of the backward kernels
 
 template <class A>
 __device__ __forceinline__ A load_one(const RowsArgs& a, int k, const void* p) {
-  return load_as<A>(a.operand[k].dtype, p);
+  A x{};
+  with_float_dtype(a.operand[k].dtype, [&](auto zero) { x = convert<A>(*static_cast<const decltype(zero)*>(p)); });
+  return x;
 }
 template <class A>
 __device__ __forceinline__ A weight_of(const RowsArgs& a, int64_t c) {
@@ -52,17 +54,14 @@ __device__ __forceinline__ void reject_class(const Row& row, const RowsArgs& a, 
   sums.add({0, 0, row.row});
 }
 
-// One warp: the sums of all blocks, in a fixed order.
+// One block: the sums of all blocks, in a fixed order.
 template <class A>
-__global__ void __launch_bounds__(32) sum_losses(const __grid_constant__ RowsArgs a, int64_t blocks) {
+__global__ void __launch_bounds__(kBlockThreads) sum_losses(const __grid_constant__ RowsArgs a, int64_t blocks) {
   const RowSums* const from = static_cast<const RowSums*>(a.workspace);
   RowSums sums{0, 0, -1};
-  for (int64_t b = threadIdx.x; b < blocks; b += 32) sums.add(from[b]);
-  for (int d = 16; d > 0; d /= 2) {
-    const RowSums other{__shfl_down_sync(kFullWarp, sums.loss, d), __shfl_down_sync(kFullWarp, sums.weight, d),
-                        __shfl_down_sync(kFullWarp, sums.bad_row, d)};
-    sums.add(other);
-  }
+#pragma unroll 4
+  for (int64_t b = threadIdx.x; b < blocks; b += kBlockThreads) sums.add(from[b]);
+  sums = block_sum(sums);
   if (threadIdx.x != 0) return;
   const auto &loss = a.operand[kLoss], &total = a.operand[kTotalWeight];
   if (a.flags & (kReduceMean | kReduceSum))
@@ -76,7 +75,7 @@ Status class_loss(const RowsArgs& a, const Formula& f) {
   int64_t blocks = 0;
   const Status status = rows_typed<A>(a, f, &blocks);
   if (status != kSuccess) return status;
-  return launch({1, 32, a.stream}, &sum_losses<A>, a, blocks);
+  return launch({1, kBlockThreads, a.stream}, &sum_losses<A>, a, blocks);
 }
 
 }  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

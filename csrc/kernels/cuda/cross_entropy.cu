@@ -26,20 +26,21 @@ template <bool Probabilities>
 struct CrossEntropy {
   static constexpr int kInputs = Probabilities ? 2 : 1, kStreamed = Probabilities ? 0b11 : 0b1;
   static constexpr int kItems = Probabilities ? 16 : 32;
-  static constexpr bool kSums = true;
+  static constexpr double kFill = -INFINITY;
+  static constexpr bool kIntegers = false, kSums = true;
   template <class A, class Row>
   __device__ __forceinline__ void run(Row& row, const RowsArgs& a, RowSums& sums) const {
     const MaximumAndSum<A> r = maximum_and_sum<A>(row);
     const A log_sum = math::log(r.sum), smoothing = A(a.parameter[1].real);
     A sum_q = 0, sum_q_x = 0;
     if (Probabilities || smoothing > A(0)) {
-      row.each([&](int64_t c, A x, auto... t) {
+      const auto sums_q = row.sum([&](int64_t c, A x, auto... t) {
+        if (c >= a.n) return math::Tuple<A, 2>{{A(0), A(0)}};
         const A q = share_of<A>(a, c, t...);
-        sum_q += q;
-        sum_q_x += q * (x - r.maximum);
+        return math::Tuple<A, 2>{{q, q * (x - r.maximum)}};
       });
-      sum_q = row.combine(sum_q, Plus());
-      sum_q_x = row.combine(sum_q_x, Plus());
+      sum_q = sums_q.item[0];
+      sum_q_x = sums_q.item[1];
     }
     if (!row.leads()) return;
     const int64_t plane = a.operand[kStats].element_stride;
@@ -66,7 +67,8 @@ template <bool Probabilities>
 struct CrossEntropyBackward {
   static constexpr int kInputs = Probabilities ? 2 : 1;
   static constexpr int kStreamed = (Probabilities ? 0b11 : 0b1) | 1 << kGradInput, kItems = 32;
-  static constexpr bool kSums = false;
+  static constexpr double kFill = 0;
+  static constexpr bool kIntegers = false, kSums = false;
   template <class A, class Row>
   __device__ __forceinline__ void run(Row& row, const RowsArgs& a) const {
     const int64_t plane = a.operand[kStats].element_stride;
@@ -80,9 +82,7 @@ struct CrossEntropyBackward {
     } else {
       A sum_weights = A(a.n);
       if (a.operand[kWeight].data && smoothing > A(0)) {
-        sum_weights = 0;
-        row.each([&](int64_t c, A) { sum_weights += weight_of<A>(a, c); });
-        sum_weights = row.combine(sum_weights, Plus());
+        sum_weights = row.sum([&](int64_t c, A) { return c < a.n ? weight_of<A>(a, c) : A(0); });
       }
       const Class c(a, row.base(kTarget));
       if (c.valid) {

@@ -145,12 +145,6 @@ struct alignas(N * sizeof(T)) Pack {
 inline bool is_aligned(const void* p, int64_t bytes) { return reinterpret_cast<uintptr_t>(p) % uintptr_t(bytes) == 0; }
 
 template <class A>
-__device__ __forceinline__ A load_as(Dtype dtype, const void* p) {
-  A x{};
-  with_dtype(dtype, [&](auto zero) { x = convert<A>(*static_cast<const decltype(zero)*>(p)); });
-  return x;
-}
-template <class A>
 __device__ __forceinline__ void store_as(Dtype dtype, void* p, A x) {
   with_dtype(dtype, [&](auto zero) { *static_cast<decltype(zero)*>(p) = convert<decltype(zero)>(x); });
 }

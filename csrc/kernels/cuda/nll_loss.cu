@@ -8,8 +8,7 @@ namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
 // A row of one thread, the group `group` of them.
-template <class A>
-using Row = RowGroup<A, Group::warp>;
+using Row = RowGroup<Group::warp>;
 
 template <class A>
 __global__ void __launch_bounds__(kRowThreads) nll_forward(const __grid_constant__ RowsPlan p) {
@@ -17,7 +16,7 @@ __global__ void __launch_bounds__(kRowThreads) nll_forward(const __grid_constant
   RowSums sums{0, 0, -1};
   const int64_t begin = int64_t(blockIdx.x) * p.groups_per_block;
   for (int64_t g = begin; g < begin + p.groups_per_block && g < p.groups; ++g) {
-    const Row<A> row(p, g);
+    const Row row(p, g);
     if (!row.active) continue;
     const Class c(a, row.base(kTarget));
     if (c.ignored) {
@@ -30,7 +29,7 @@ __global__ void __launch_bounds__(kRowThreads) nll_forward(const __grid_constant
       add_loss(row, a, sums, -w * x, w);
     }
   }
-  store_sums(a, sums);
+  store_sums(a, block_sum(sums));
 }
 
 // Of class blockIdx.y + k gridDim.y, rows as neighbours; or of all classes of a row, classes as neighbours.
@@ -38,7 +37,7 @@ template <class A>
 __global__ void __launch_bounds__(kRowThreads) nll_backward(const __grid_constant__ RowsPlan p) {
   const RowsArgs& a = p.args;
   const auto& o = a.operand[kGradInput];
-  const Row<A> row(p, blockIdx.x);
+  const Row row(p, blockIdx.x);
   if (!row.active) return;
   const Class target(a, row.base(kTarget));
   const A value = target.valid ? -row_gradient<A>(a, row.base(kGradient)) * weight_of<A>(a, target.index) : A(0);
@@ -54,14 +53,13 @@ Status forward(const RowsArgs& a) {
   int64_t blocks = 0;
   if (a.rows > 0) {
     RowsPlan p = plan_rows(a);
-    p.lanes = 1;
     p.groups = ceil_div(a.rows, kRowThreads);
     p.groups_per_block = ceil_div(p.groups, kMostSums);
     blocks = ceil_div(p.groups, p.groups_per_block);
     const Status status = launch({blocks, kRowThreads, a.stream}, &nll_forward<A>, p);
     if (status != kSuccess) return status;
   }
-  return launch({1, 32, a.stream}, &sum_losses<A>, a, blocks);
+  return launch({1, kBlockThreads, a.stream}, &sum_losses<A>, a, blocks);
 }
 template <class A>
 Status backward(const RowsArgs& a) {
@@ -69,10 +67,11 @@ Status backward(const RowsArgs& a) {
   RowsPlan p = plan_rows(a);
   const auto& o = a.operand[kGradInput];
   const bool across = o.row_strides[0] < o.element_stride;
-  for (p.lanes = 1; !across && p.lanes < 32 && p.lanes < a.n;) p.lanes *= 2;
-  const int64_t per_thread = ceil_div(a.n, 8 * p.lanes);
-  return launch({ceil_div(a.rows, kRowThreads / p.lanes), kRowThreads, a.stream, per_thread < 1024 ? per_thread : 1024},
-                &nll_backward<A>, p);
+  while (!across && p.lanes_bits < kMostLanesBits && 1 << p.lanes_bits < a.n) ++p.lanes_bits;
+  const int64_t per_thread = ceil_div(a.n, 8 << p.lanes_bits);
+  return launch(
+      {ceil_div(a.rows, kRowThreads >> p.lanes_bits), kRowThreads, a.stream, per_thread < 1024 ? per_thread : 1024},
+      &nll_backward<A>, p);
 }
 
 }  // namespace

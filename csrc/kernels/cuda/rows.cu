@@ -24,7 +24,6 @@ RowLayout row_layout(const RowsArgs& a, int streamed) {
 RowsPlan plan_rows(const RowsArgs& a) {
   RowsPlan p{};
   p.args = a;
-  p.pack = 1;
   for (int d = 0; d < a.ndim; ++d) p.shape[d] = WideDivider(a.row_shape[d]);
   return p;
 }
