@@ -64,4 +64,28 @@ void multiply_16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2
       &mine, place);
 }
 
+// d += a b in float64, of 16 x 4 Q and 4 Q x 8 elements.
+template <int Q>
+void multiply_f64(double (&d)[4], const double (&a)[2 * Q], const double (&b)[Q], Place place = Place::current()) {
+  struct Lane {
+    double* d;
+    const double *a, *b;
+  } mine{d, a, b};
+  warp_together(
+      [](void* const* lanes) FASTGRAD_EXCHANGE {
+        double x[16][4 * Q], y[4 * Q][8];
+        for (int l = 0; l < 32; ++l) {
+          const Lane& lane = *static_cast<Lane*>(lanes[l]);
+          for (int r = 0; r < 2 * Q; ++r) x[l / 4 + r % 2 * 8][l % 4 + r / 2 * 4] = lane.a[r];
+          for (int r = 0; r < Q; ++r) y[l % 4 + r * 4][l / 4] = lane.b[r];
+        }
+        for (int l = 0; l < 32; ++l)
+          for (int r = 0; r < 4; ++r) {
+            double& sum = static_cast<Lane*>(lanes[l])->d[r];
+            for (int k = 0; k < 4 * Q; ++k) sum = std::fma(x[l / 4 + r / 2 * 8][k], y[k][l % 4 * 2 + r % 2], sum);
+          }
+      },
+      &mine, place);
+}
+
 }  // namespace cuda_emulator

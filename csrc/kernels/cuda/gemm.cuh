@@ -66,6 +66,26 @@ __device__ __forceinline__ void activate(Activation activation, A& sums) {
   }
 }
 
+// The same where the sums are many: rows take turns as sum[0], so that the code of exp and tanh is there for one row.
+template <class A, int Rows, int Columns, int Items>
+__device__ __forceinline__ void activate_in_turn(Activation activation, A (&sum)[Rows][Columns][Items]) {
+  if (activation == Activation::none) return;
+  if (activation == Activation::relu) return apply(sum, math::Relu());
+#pragma unroll 1
+  for (int turn = 0; turn < Rows; ++turn) {
+    activate(activation, sum[0]);
+#pragma unroll
+    for (int c = 0; c < Columns; ++c)
+#pragma unroll
+      for (int e = 0; e < Items; ++e) {
+        const A first = sum[0][c][e];
+#pragma unroll
+        for (int r = 0; r + 1 < Rows; ++r) sum[r][c][e] = sum[r + 1][c][e];
+        sum[Rows - 1][c][e] = first;
+      }
+  }
+}
+
 // Elements (row, column .. column + N) of c, of which those inside the matrix are written: one store if they all are
 // and `packed` promises its alignment.
 template <class T, int N>

@@ -2,6 +2,7 @@
 //
 // Integers: one thread per element of c, sums in the width of the type, wrapping as torch's do.
 #include "gemm.cuh"
+#include "gemm_dmma.cuh"
 #include "gemm_mma.cuh"
 #include "gemm_simt.cuh"
 #include "gemm_wgmma.cuh"
@@ -35,7 +36,7 @@ Status integers(const GemmArgs& g) {
 }
 
 struct Device {
-  int multiprocessors = 0, major = 0, minor = 0;
+  int multiprocessors = 0, major = 0, minor = 0, most_shared = 0;
 };
 Device current_device() {
   Device device;
@@ -44,6 +45,7 @@ Device current_device() {
   cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, index);
   cudaDeviceGetAttribute(&device.major, cudaDevAttrComputeCapabilityMajor, index);
   cudaDeviceGetAttribute(&device.minor, cudaDevAttrComputeCapabilityMinor, index);
+  cudaDeviceGetAttribute(&device.most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
   return device;
 }
 
@@ -71,13 +73,13 @@ Status gemm(const GemmArgs& g) {
   const Device device = current_device();
   switch (g.dtype) {
     case Dtype::f32:
-      return fills_device(g, device) ? launch_simt<float, 2>(g) : launch_simt<float, 1>(g);
+      return gemm_float32(g, device.multiprocessors);
     case Dtype::bf16:
       return tensor_cores<bf16>(g, device);
     case Dtype::f16:
       return tensor_cores<f16>(g, device);
     case Dtype::f64:
-      return launch_simt<double, 1>(g);
+      return gemm_float64(g, device.multiprocessors, device.most_shared);
     case Dtype::i64:
       return integers<int64_t>(g);
     case Dtype::i32:

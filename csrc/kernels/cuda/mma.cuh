@@ -52,4 +52,35 @@ __device__ __forceinline__ void multiply_16816(float (&d)[4], const unsigned (&a
 #endif
 }
 
+// d += a b in float64: a 16 x 4 Q, b 4 Q x 8, for Q 1 or 2. Lane l holds, with g = l / 4 and k = l % 4: of a, rows g
+// and g + 8 at column k, then at column k + 4; of b, rows k and k + 4 at column g; of d, columns 2 k, 2 k + 1 of row g,
+// then of row g + 8.
+template <int Q>
+__device__ __forceinline__ void multiply_f64(double (&d)[4], const double (&a)[2 * Q], const double (&b)[Q]) {
+#ifdef __CUDACC__
+#if __CUDA_ARCH__ >= 900
+  if constexpr (Q == 1)
+    asm volatile("mma.sync.aligned.m16n8k4.row.col.f64.f64.f64.f64 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+                 : "+d"(d[0]), "+d"(d[1]), "+d"(d[2]), "+d"(d[3])
+                 : "d"(a[0]), "d"(a[1]), "d"(b[0]));
+  else
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f64.f64.f64.f64 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+        "%3};"
+        : "+d"(d[0]), "+d"(d[1]), "+d"(d[2]), "+d"(d[3])
+        : "d"(a[0]), "d"(a[1]), "d"(a[2]), "d"(a[3]), "d"(b[0]), "d"(b[1]));
+#else
+#pragma unroll
+  for (int k = 0; k < Q; ++k)
+#pragma unroll
+    for (int h = 0; h < 2; ++h)
+      asm volatile("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
+                   : "+d"(d[2 * h]), "+d"(d[2 * h + 1])
+                   : "d"(a[2 * k + h]), "d"(b[k]));
+#endif
+#else
+  cuda_emulator::multiply_f64<Q>(d, a, b);
+#endif
+}
+
 }  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE
