@@ -110,9 +110,10 @@ def _run(model: torch.nn.Module, sample: Any) -> Evaluation:
     roots = [out for out in outputs if out.requires_grad]
     found: tuple[torch.Tensor | None, ...] = (None,) * len(leaves)
     if roots and leaves:
-        generator = torch.Generator().manual_seed(_SEED)
+        generator = torch.Generator().manual_seed(_SEED)  # the CPU's, whatever the default device
         starts = [
-            torch.randn(out.shape, generator=generator).to(out) if out.dim() else torch.ones_like(out) for out in roots
+            torch.randn(out.shape, generator=generator, device="cpu").to(out) if out.dim() else torch.ones_like(out)
+            for out in roots
         ]
         found = torch.autograd.grad(roots, list(leaves.values()), starts, allow_unused=True)
     return Evaluation([out.detach().clone() for out in outputs], dict(zip(leaves, found, strict=True)))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
+from torch.utils._pytree import tree_map_only
 
 import fastgrad
 
@@ -42,8 +43,9 @@ def wide(x: torch.Tensor) -> Any:
 
 
 def narrow(x: Any) -> torch.Tensor:
-    """Return an array of numpy's as a float64 tensor, rounded once."""
-    return torch.from_numpy(np.asarray(x, dtype=np.float64)).to(torch.get_default_device())
+    """Return an array of numpy's as a float64 tensor, rounded once; beyond its range, infinity."""
+    with np.errstate(over="ignore"):
+        return torch.from_numpy(np.asarray(x, dtype=np.float64)).to(torch.get_default_device())
 
 
 def as_without_a_default_device() -> Any:
@@ -52,6 +54,22 @@ def as_without_a_default_device() -> Any:
     Under a default device torch 2.13's l1_loss forgets its weight, and warnings name torch's file.
     """
     return torch._C.DisableTorchFunction()
+
+
+def on_the_cpu(f: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of torch's, called with copies of its arguments on the CPU; results come back to the suite's device.
+
+    What an op takes and what it says when it refuses is in fastgrad the same on every device: what torch does on the
+    CPU. torch's CUDA has no products of integers, takes other dtypes and words its errors differently.
+    """
+    if not ON_CUDA:
+        return f
+
+    def copied(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = tree_map_only(torch.Tensor, lambda x: x.cpu(), (args, kwargs))
+        return tree_map_only(torch.Tensor, lambda y: y.to(torch.get_default_device()), f(*args, **kwargs))
+
+    return copied
 
 
 def allocated_by(f: Callable[[], Any]) -> tuple[Any, int]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from checks import rand
+from checks import on_the_cpu, rand
 
 import fastgrad.functional as fg
 
@@ -169,11 +169,13 @@ def _described(args: Any) -> str:
 
 @pytest.mark.parametrize(("name", "args"), CASES, ids=_described)
 def test_refused_as_in_torch(name: str, args: tuple[Any, ...]) -> None:
-    theirs = F.linear if name == "linear" else getattr(torch, name)
+    theirs = on_the_cpu(F.linear if name == "linear" else getattr(torch, name))
     with pytest.raises((RuntimeError, NotImplementedError)) as expected:
         theirs(*args)
     with pytest.raises(expected.type) as raised:
         getattr(fg, name)(*args)
+    if torch.__version__ < "2.13" and str(raised.value).startswith("addmv input"):
+        return  # torch's words from 2.13 on
     assert str(raised.value).split("\n")[0] == str(expected.value).split("\n")[0]
 
 

@@ -210,7 +210,6 @@ def test_errors_as_torch() -> None:
         ("integers", lambda f: f.mean(x, dtype=torch.int64)),
         ("integers", lambda f: f.std(x.int())),
         ("type", lambda f: f.sum("a")),
-        ("type", lambda f: f.logsumexp(x, None)),
         ("type", lambda f: f.prod(x, (0, 1))),
         ("out", lambda f: f.argmax(x, 0, out=torch.empty(3))),
     ]
@@ -220,6 +219,8 @@ def test_errors_as_torch() -> None:
         with pytest.raises(expected.type):
             call(F)
         assert what
+    with pytest.raises(TypeError, match="'dim'"):  # torch's from 2.13 on; before, it takes None for a dimension's name
+        F.logsumexp(x, None)
 
 
 def test_var_degrees_of_freedom() -> None:

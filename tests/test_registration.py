@@ -103,3 +103,11 @@ def test_autocast_on_cuda(name: str, low: torch.dtype) -> None:
                 arguments = case(dtype)
                 with autocast(low):
                     assert outcome(ours, arguments) == outcome(theirs, arguments), (dtype, arguments)
+
+
+def test_compiled_with_a_number_under_another_default_device() -> None:
+    """The number is a CPU tensor in the traced graph, whatever the default device."""
+    compiled = torch.compile(lambda x: F.add(x, 2), backend="aot_eager", fullgraph=True)
+    x = torch.ones(3, device="cpu")
+    with torch.device("meta"):
+        assert compiled(x).tolist() == [3, 3, 3]

@@ -11,7 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as TF
 from checks import (
+    EPS,
     FLOATS,
+    ON_CUDA,
     WORKSPACE,
     allocated_by,
     as_without_a_default_device,
@@ -88,8 +90,10 @@ def test_smooth_l1_at_beta_and_zero_beta() -> None:
     for beta in (0, 0.0, 0.5, 1.0, 1):
         for reduction in REDUCTIONS:
             ours, theirs = (f.smooth_l1_loss(x, t, beta=beta, reduction=reduction) for f in (F, TF))
-            assert torch.equal(ours, theirs)
-            assert torch.equal(*(torch.autograd.grad(y.sum(), x)[0] for y in (ours, theirs)))
+            # torch's mean multiplies by 1/n on CUDA: one rounding more.
+            tolerance = 2 * EPS[x.dtype] if ON_CUDA and reduction == "mean" else 0
+            for a, b in ((ours, theirs), [torch.autograd.grad(y.sum(), x)[0] for y in (ours, theirs)]):
+                torch.testing.assert_close(a, b, rtol=tolerance, atol=0)
 
 
 @pytest.mark.parametrize("name", NAMES)

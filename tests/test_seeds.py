@@ -123,6 +123,7 @@ def test_mlp_classifier(optimizer: str) -> None:
     assert curves[1][8] < curves[1][0]  # of the same batch
 
 
+@pytest.mark.cpu  # torch's random_split shuffles with a generator of the CPU, which a default device refuses
 @needs_sklearn
 def test_mlp_classifier_inference_loop() -> None:
     program = example("mlp_classifier")

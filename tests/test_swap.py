@@ -226,6 +226,14 @@ def test_verify_leaves_no_trace() -> None:
     assert again is not None and again.gradient is not None
 
 
+def test_verify_under_a_default_device_that_is_not_the_models() -> None:
+    """The random gradient is drawn on the CPU, where its generator is."""
+    model, x = _verified_model(), torch.randn(6, 4)
+    with torch.device("meta"):
+        differences = fastgrad.swap(model, verify=x).differences
+    assert differences is not None and differences.output <= 1e-6 and differences.gradient_size
+
+
 class Pair(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -112,7 +112,8 @@ Gradients pow_backward(const Saved& s, const Gradients& g) {
   const Tensor &a = s.tensors[0], &b = s.tensors[1], &y = s.tensors[2];
   Tensor ga, gb;
   if (s.needed[0]) ga = pow_base_backward(g[0], a, b);
-  if (s.needed[1]) gb = at::where(at::eq(a, 0).logical_and(b.ge(0)), 0, mul(g[0], mul(y, log(a))));
+  // Either may be a number on the CPU; logical_and would make its result on the device of the first.
+  if (s.needed[1]) gb = at::where(at::eq(a, 0).bitwise_and(b.ge(0)), 0, mul(g[0], mul(y, log(a))));
   return to_inputs(s, ga, gb);
 }
 

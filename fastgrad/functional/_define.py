@@ -39,7 +39,7 @@ def constant(number: float, other: torch.Tensor) -> torch.Tensor:
         dtype = torch.int64
     if other.dim() > 0 and dtype in (torch.bfloat16, torch.float16):
         dtype = torch.float32  # rounds the number once, and promotes no further than `other`
-    return torch.full((), number, dtype=dtype)
+    return torch.full((), number, dtype=dtype, device="cpu")
 
 
 def _tensors(args: tuple[Any, ...]) -> tuple[Any, ...]:
