@@ -1,7 +1,8 @@
 """Writes the figures of benchmarks/results/*.json into docs/performance.md and README.md, between their two markers.
 
 The files are what `fastgrad bench --json` writes; each becomes a section, in the order of their names. The README gets
-the means of one.
+the means of one. A folder has what tools/gpu_check.sh left of one GPU, run after run: the last figure of each row
+counts, and none of a run before the kernels became what they are (first_run.json, of a family or of one dtype of it).
 """
 
 import json
@@ -11,6 +12,9 @@ from pathlib import Path
 from fastgrad.bench import report
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tools" / "gpu_check"))
+import summary as gpu_check  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "results"
 IN_README = RESULTS / "xeon-avx512.json"
 BEGIN, END = "<!-- figures: tools/performance_tables.py -->\n", "<!-- end of figures -->\n"
@@ -85,6 +89,35 @@ def summary(path: Path) -> str:
     )
 
 
+def gpu_section(folder: Path) -> str:
+    """The last record of each row, with the number of its run; without those against torch.compile."""
+    last = {}
+    first = json.loads((folder / "first_run.json").read_text())
+    for path in sorted(folder.glob("*-bench.json")):
+        run = int(path.name.partition("-")[0])
+        for r in json.loads(path.read_text())["results"]:
+            since = first.get(f"{r['family']} {r['dtype']}", first.get(r["family"], 1))
+            if "compile" not in r["seconds"] and run >= since:
+                key = (r["op"], r["variant"], r["dtype"], r["pass"])
+                last[key] = {**r, "run": str(run)}
+    ceilings = json.loads((folder / "ceilings.json").read_text())
+    environment = (folder / "environment.log").read_text().splitlines()
+    gpu = next(line for line in environment if line.startswith("NVIDIA"))
+    torch = next(line for line in environment if line.startswith("python"))
+    means = [(*row[:5], row[6]) for row in gpu_check.means(list(last.values()), ceilings)]
+    rows = [[*row[:6], *row[7:], r["run"]] for r in last.values() for row in [gpu_check.row(r, ceilings)]]
+    listed = ", ".join(f"{name.partition(',')[0]} {v / 1e12:.4g} T{name.split()[-1]}" for name, v in ceilings.items())
+    columns = ["op", "shape", "dtype", "pass", "fastgrad", "E", "ceiling", "error", "run"]
+    return "\n".join(
+        [
+            f"### cuda: {gpu.partition(',')[0]}\n",
+            f"{gpu}; {torch}: `tools/gpu_check/bench.py`, `{folder.relative_to(ROOT)}`. Ceilings: {listed}.\n",
+            markdown(["geometric means", "dtype", "pass", "rows", "E", "ceiling"], means, 3),
+            f"<details><summary>All {len(rows)} rows</summary>\n\n{markdown(columns, rows, 4)}\n</details>\n",
+        ]
+    )
+
+
 def write(page: Path, figures: str) -> bool:
     before, found, rest = page.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -97,9 +130,10 @@ def write(page: Path, figures: str) -> bool:
 
 def main() -> int:
     files = sorted(RESULTS.glob("*.json"))
-    figures = "\n".join(section(path) for path in files) or "No results are recorded yet.\n"
+    folders = sorted(path.parent for path in RESULTS.glob("*/ceilings.json"))
+    figures = "\n".join([*map(section, files), *map(gpu_section, folders)]) or "No results are recorded yet.\n"
     written = [write(ROOT / "docs" / "performance.md", figures), write(ROOT / "README.md", summary(IN_README))]
-    print(f"{len(files)} result files")
+    print(f"{len(files)} result files, {len(folders)} of GPUs")
     return 0 if all(written) else 1
 
 

@@ -31,7 +31,8 @@ def ceilings(device: str, copied: int, edge: int) -> dict[str, float]:
     target = torch.empty_like(source)
     result = {"copy, B/s": 2 * copied / median(lambda: target.copy_(source), device)}
     torch.backends.cuda.matmul.allow_tf32 = False
-    for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16), ("float32", torch.float32)):
+    for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
+        name = str(dtype).removeprefix("torch.")
         a, b = (torch.rand(edge, edge, device=device).sub_(0.5).to(dtype) for _ in range(2))
         result[f"{name} product, flop/s"] = 2.0 * edge**3 / median(lambda a=a, b=b: a @ b, device)
     return result
