@@ -117,8 +117,15 @@ class Partial {
       else
         *this = {Reducer::merge(fields(), other.fields(), mine, theirs), int64_t(mine + theirs)};
     } else if constexpr (kIndexed) {
+      // Field by field: of two tuples one is selected by its address, in local memory.
       const bool first = item_[1] < other.item_[1];
-      *this = {Reducer::merge((first ? *this : other).fields(), (first ? other : *this).fields(), 0.0, 0.0), 0};
+      Fields a, b;
+#pragma unroll
+      for (int k = 0; k < kFields; ++k) {
+        a.item[k] = first ? item_[k] : other.item_[k];
+        b.item[k] = first ? other.item_[k] : item_[k];
+      }
+      *this = {Reducer::merge(a, b, 0.0, 0.0), 0};
     } else {
       *this = {Reducer::merge(fields(), other.fields(), 0.0, 0.0), 0};
     }
