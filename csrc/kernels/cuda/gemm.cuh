@@ -107,6 +107,35 @@ inline bool is_packed_c(const GemmArgs& g, int64_t bytes) {
   return packed;
 }
 
+// Sums that the tensor cores left in fragments of 16 x 8, of which a lane has the columns `column` and its neighbour of
+// the rows `row` and row + 8: the bias is added to them, and they are written.
+template <class T, class A, int MI, int NI>
+__device__ __forceinline__ void add_bias(const GemmArgs& g, int64_t column, A (&sum)[MI][NI][4]) {
+  if (!g.bias) return;
+#pragma unroll
+  for (int j = 0; j < NI; ++j) {
+    const A low = bias_at<T>(g, column + j * 8), high = bias_at<T>(g, column + j * 8 + 1);
+#pragma unroll
+    for (int i = 0; i < MI; ++i) {
+      sum[i][j][0] += low, sum[i][j][1] += high;
+      sum[i][j][2] += low, sum[i][j][3] += high;
+    }
+  }
+}
+template <class T, class A, int MI, int NI>
+__device__ __forceinline__ void store_fragments(const GemmArgs& g, char* c, int64_t row, int64_t column,
+                                                const A (&sum)[MI][NI][4], bool packed) {
+#pragma unroll
+  for (int i = 0; i < MI; ++i)
+#pragma unroll
+    for (int j = 0; j < NI; ++j)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const Pack<T, 2> pair{convert<T>(sum[i][j][2 * h]), convert<T>(sum[i][j][2 * h + 1])};
+        store_c(g, c, row + i * 16 + h * 8, column + j * 8, pair, packed);
+      }
+}
+
 // An operand as a tile loader sees it: `rows` are those of a, or the columns of b; `row` and `k` are byte strides.
 struct Panel {
   const char* data;

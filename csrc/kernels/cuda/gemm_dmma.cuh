@@ -96,27 +96,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
   }
   copy_async_wait<0>();
   const int64_t row = m0 + m + lane / 4, column = n0 + n + lane % 4 * 2;
-  if (g.bias) {
-#pragma unroll
-    for (int j = 0; j < NI; ++j) {
-      const double low = bias_at<double>(g, column + j * 8), high = bias_at<double>(g, column + j * 8 + 1);
-#pragma unroll
-      for (int i = 0; i < MI; ++i) {
-        sum[i][j][0] += low, sum[i][j][1] += high;
-        sum[i][j][2] += low, sum[i][j][3] += high;
-      }
-    }
-  }
+  add_bias<double>(g, column, sum);
   activate_in_turn(g.activation, sum);
-#pragma unroll
-  for (int i = 0; i < MI; ++i)
-#pragma unroll
-    for (int j = 0; j < NI; ++j)
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const Pack<double, 2> pair{sum[i][j][2 * h], sum[i][j][2 * h + 1]};
-        store_c(g, at.c, row + i * 16 + h * 8, column + j * 8, pair, packed_c);
-      }
+  store_fragments<double>(g, at.c, row, column, sum, packed_c);
 }
 
 template <int Tile, bool AKFastest, bool BKFastest>

@@ -134,27 +134,9 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
   }
   copy_async_wait<0>();
   const int64_t row = m0 + m + lane / 4, column = n0 + n + lane % 4 * 2;
-  if (g.bias) {
-#pragma unroll
-    for (int j = 0; j < NI; ++j) {
-      const float low = bias_at<T>(g, column + j * 8), high = bias_at<T>(g, column + j * 8 + 1);
-#pragma unroll
-      for (int i = 0; i < MI; ++i) {
-        sum[i][j][0] += low, sum[i][j][1] += high;
-        sum[i][j][2] += low, sum[i][j][3] += high;
-      }
-    }
-  }
+  add_bias<T>(g, column, sum);
   activate(g.activation, sum);
-#pragma unroll
-  for (int i = 0; i < MI; ++i)
-#pragma unroll
-    for (int j = 0; j < NI; ++j)
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const Pack<T, 2> pair{convert<T>(sum[i][j][2 * h]), convert<T>(sum[i][j][2 * h + 1])};
-        store_c(g, at.c, row + i * 16 + h * 8, column + j * 8, pair, packed_c);
-      }
+  store_fragments<T>(g, at.c, row, column, sum, packed_c);
 }
 
 template <class T, int MI, int NI, bool AKFastest, bool BKFastest>

@@ -1,5 +1,6 @@
 // The threads of a row: where it lies, and how they combine values. See rows.cuh.
 #pragma once
+#include "../math/reductions.h"
 #include "launch.cuh"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
@@ -20,18 +21,8 @@ struct RowsPlan {
 
 RowsPlan plan_rows(const RowsArgs& args);
 
-struct Plus {
-  template <class V>
-  __device__ __forceinline__ V operator()(V a, V b) const {
-    return a + b;
-  }
-};
-struct Max {  // keeps NaN
-  template <class V>
-  __device__ __forceinline__ V operator()(V a, V b) const {
-    return math::max(a, b);
-  }
-};
+using math::Plus;
+using Max = math::Extreme<true>;  // keeps NaN
 
 // A thread's sum over a long row, of many summands that are sums themselves.
 template <class A>
