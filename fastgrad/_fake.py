@@ -58,6 +58,9 @@ def _linear(
     return result if activation is None else torch.empty_like(result)
 
 
+_like("pow_base_backward", lambda grad, input, other: grad + input + other)
+_like("pow_exponent_backward", lambda grad, input, other, output: grad + input + other + output)
+
 for _name in ("mm", "bmm", "matmul"):
     _elementwise(_name, getattr(torch, _name))
 _like("linear", _linear)
@@ -152,6 +155,7 @@ _elementwise("minimum", torch.minimum)
 _like("max_backward", lambda grad, input, value, dim, nan_equal: torch.empty_like(input))
 _like("prod_backward", lambda grad, input, dim: torch.empty_like(input))
 _like("var_backward", lambda grad, input, mean, factor: grad * (input - mean))
+_like("maximum_backward", lambda grad, input, other: grad + input + other)
 _like("logsumexp_backward", lambda grad, input, output: grad * (input - output))
 
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from programs import Programs
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -89,3 +90,10 @@ def pytest_report_header(config: pytest.Config) -> str:
 @pytest.fixture(autouse=True)
 def _seed(request: pytest.FixtureRequest) -> None:
     torch.manual_seed(request.config.getoption("--seed"))
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
+    """Compiled ones, in a folder that pytest's processes share."""
+    root = tmp_path_factory.getbasetemp()
+    return Programs((root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "programs")

@@ -197,14 +197,6 @@ def test_bad_rounding_mode() -> None:
         F.div(torch.ones(2), 2, rounding_mode="ceil")
 
 
-@pytest.mark.parametrize("dtype", (torch.int64, torch.int32, torch.uint8))
-def test_integer_powers(dtype: torch.dtype) -> None:
-    base, exponent = rand((17, 1), dtype, -4, 4), rand((9,), dtype, 0, 6)
-    same(F.pow(base, exponent), torch.pow(base, exponent))
-    with pytest.raises(RuntimeError, match="negative integer powers"):
-        F.pow(rand((3,), torch.int64), -1)
-
-
 def test_alpha() -> None:
     x, y = rand((4, 5), torch.float32), rand((5,), torch.float32)
     torch.testing.assert_close(F.add(x, y, alpha=2.5), torch.add(x, y, alpha=2.5))
@@ -270,30 +262,6 @@ def test_rounded_division_has_zero_gradient() -> None:
     x = rand((4, 5), torch.float64, 0.5, 3).requires_grad_()
     (g,) = torch.autograd.grad(F.div(x, 2.0, rounding_mode="floor").sum(), x)
     assert torch.equal(g, torch.zeros_like(x))
-
-
-@pytest.mark.parametrize("exponent", (0, 1, 2, 3, -1, 0.5, 2.5, torch.tensor(2.0), torch.tensor(0.0)), ids=str)
-def test_gradients_of_a_power_with_one_exponent(exponent: Any) -> None:
-    x = rand((41,), torch.float64, 0.1, 3).requires_grad_()
-
-    def derivatives(f: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        (first,) = torch.autograd.grad(f(x, exponent).sum(), x, create_graph=True)
-        second = torch.autograd.grad(first.square().sum(), x, allow_unused=True)[0] if first.requires_grad else None
-        return first.detach(), torch.zeros_like(x) if second is None else second
-
-    theirs = derivatives(torch.pow)
-    torch.testing.assert_close(derivatives(F.pow), theirs)
-    compiled = torch.compile(F.pow, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(torch.autograd.grad(compiled(x, exponent).sum(), x)[0], theirs[0])
-
-
-def test_pow_gradients_at_zero() -> None:
-    x = torch.tensor([0.0, 0.0, 0.0, 2.0], dtype=torch.float64, requires_grad=True)
-    e = torch.tensor([0.0, 1.0, 2.0, 0.0], dtype=torch.float64, requires_grad=True)
-    ours = torch.autograd.grad(F.pow(x, e).sum(), (x, e))
-    theirs = torch.autograd.grad(torch.pow(x, e).sum(), (x, e))
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("name", ("add", "sub", "mul", "div"))

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from programs import Programs, run
 
 import fastgrad
 
@@ -23,12 +24,10 @@ pytestmark = [
 ]
 
 
-def test_products_by_pairs(tmp_path: Path) -> None:
+def test_products_by_pairs(programs: Programs) -> None:
     sources = (ROOT / "tests/kernels/gemm_test.cpp", *(KERNELS / f"{s}.cpp" for s in ("gemm", "gemv", "matmul")))
     defines = ("-DFASTGRAD_BACKEND_NAMESPACE=cpu_default", "-DFASTGRAD_EMULATE_DOT_PAIRS")
-    program = tmp_path / "gemm_test"
-    subprocess.run(["g++", *FLAGS, "-fsanitize=address", *defines, *map(str, sources), "-o", str(program)], check=True)
-    result = subprocess.run([str(program)], capture_output=True, text=True, timeout=900)
+    result = run(programs.build(sources, (*FLAGS, "-fsanitize=address", *defines)))
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from programs import Programs, run
 
 import fastgrad
 
@@ -20,26 +20,14 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The test program, built plainly and with each sanitizer."""
-    folder = tmp_path_factory.mktemp("emulator")
-    built = {}
-    for sanitizer in ("none", "address", "thread"):
-        program = built[sanitizer] = folder / sanitizer
-        flags = [] if sanitizer == "none" else [f"-fsanitize={sanitizer}"]
-        command = ["g++", "-std=c++20", "-O1", "-g", *flags, f"-I{ROOT / 'csrc/emulator'}", *map(str, SOURCES)]
-        subprocess.run([*command, "-o", str(program)], check=True)
-    return built
-
-
-def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(program), *arguments], capture_output=True, text=True, timeout=120)
+def build(programs: Programs, sanitizer: str) -> Path:
+    flags = [] if sanitizer == "none" else [f"-fsanitize={sanitizer}"]
+    return programs.build(SOURCES, ["-std=c++20", "-O1", "-g", *flags, f"-I{ROOT / 'csrc/emulator'}"])
 
 
 @pytest.mark.parametrize("sanitizer", ["none", "address", "thread"])
-def test_promises(programs: dict[str, Path], sanitizer: str) -> None:
-    result = run(programs[sanitizer])
+def test_promises(programs: Programs, sanitizer: str) -> None:
+    result = run(build(programs, sanitizer))
     assert result.returncode == 0 and result.stdout == "ok\n", result.stdout + result.stderr
 
 
@@ -60,7 +48,7 @@ def test_promises(programs: dict[str, Path], sanitizer: str) -> None:
         ("none", "async_not_waited", "y[5] == 1"),
     ],
 )
-def test_planted_mistake_is_caught(programs: dict[str, Path], sanitizer: str, mistake: str, report: str) -> None:
-    result = run(programs[sanitizer], mistake)
+def test_planted_mistake_is_caught(programs: Programs, sanitizer: str, mistake: str, report: str) -> None:
+    result = run(build(programs, sanitizer), mistake)
     assert result.returncode != 0
     assert report in result.stdout + result.stderr

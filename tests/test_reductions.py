@@ -53,9 +53,11 @@ def reference(name: str, x: torch.Tensor, dim: Any = None) -> torch.Tensor:
 
 
 def magnitude(name: str, x: torch.Tensor, dim: Any) -> torch.Tensor | float:
-    """What errors are relative to: sums cancel."""
+    """What errors are relative to: sums cancel; below the normal numbers all are as far apart as the least of those."""
     if name in ("sum", "mean"):
         return getattr(torch, name)(x.double().abs(), dim)
+    if name == "prod":
+        return torch.finfo(x.dtype).tiny
     return 1.0 if name == "logsumexp" else 0.0
 
 
@@ -295,6 +297,21 @@ def test_ties_share_the_gradient(name: str) -> None:
         torch.testing.assert_close(*grads, equal_nan=True)
 
 
+@pytest.mark.parametrize("name", ["maximum", "minimum"])
+def test_gradients_of_elementwise_extremes(name: str) -> None:
+    special = [float("nan"), float("inf"), float("-inf"), 0.0, -0.0, 1.0]
+    pairs = torch.cartesian_prod(torch.tensor(special), torch.tensor(special)).t()
+    drawn = torch.randint(-2, 3, (2, 7, 1, 129)).float()
+    for a, b in (pairs, drawn, (drawn[0], drawn[1, :, 0, :1]), (drawn[0].double(), drawn[1]), drawn.bfloat16()):
+        grads = []
+        g = torch.randn(torch.broadcast_shapes(a.shape, b.shape)).to(torch.promote_types(a.dtype, b.dtype))
+        for f in (getattr(F, name), getattr(torch, name)):
+            x, y = a.clone().requires_grad_(), b.clone().requires_grad_()
+            grads.append(torch.autograd.grad(f(x, y), (x, y), g))
+        tolerance = {"rtol": 0, "atol": 0} if a.shape == b.shape else {}
+        torch.testing.assert_close(*grads, **tolerance)
+
+
 @pytest.mark.parametrize("zeros", [0, 1, 2])
 def test_prod_gradient_with_zeros(zeros: int) -> None:
     x = torch.randn(3, 5, dtype=torch.float64)
@@ -353,6 +370,7 @@ def test_opcheck() -> None:
     check_op(OPS.max_backward.default, (small_x, x.detach(), x.detach().amax(1, True), [1], True))
     check_op(OPS.max_dim_backward.default, (small_x, x.detach().argmax(1, True), 1, 4))
     check_op(OPS.maximum.default, (x, small_x))
+    check_op(OPS.maximum_backward.default, (x, x.detach(), small_x.detach()))
     check_op(OPS.sum.out, (x.detach(), [1]), {"out": torch.empty(3, 5)})
 
 

@@ -159,6 +159,8 @@ struct GemmArgs {
   KERNEL(div_floor, MapArgs) \
   KERNEL(div_trunc, MapArgs) \
   KERNEL(pow, MapArgs) \
+  KERNEL(pow_base_backward, MapArgs) \
+  KERNEL(pow_exponent_backward, MapArgs) \
   KERNEL(eq, MapArgs) \
   KERNEL(ne, MapArgs) \
   KERNEL(lt, MapArgs) \
@@ -224,6 +226,7 @@ struct GemmArgs {
   KERNEL(logsumexp_backward, MapArgs) \
   KERNEL(maximum, MapArgs) \
   KERNEL(minimum, MapArgs) \
+  KERNEL(maximum_backward, MapArgs) \
   KERNEL(cross_entropy, RowsArgs) \
   KERNEL(cross_entropy_backward, RowsArgs) \
   KERNEL(nll_loss, RowsArgs) \

@@ -93,28 +93,55 @@ Gradients rounded_div_backward(const Saved& s, const Gradients& g) {
   const Tensor zero = at::zeros_like(g[0]);
   return to_inputs(s, zero, zero);
 }
+
+// The gradients of a^b by a and by b; see math/arithmetic.h.
+using PowBaseBackward = Tensor(const Tensor& grad, const Tensor& input, const Tensor& other);
+Tensor pow_base_backward(const Tensor& grad, const Tensor& input, const Tensor& other) {
+  static const auto op = handle<PowBaseBackward>("pow_base_backward");
+  return op.call(grad, input, other);
+}
+using PowExponentBackward = Tensor(const Tensor& grad, const Tensor& input, const Tensor& other, const Tensor& output);
+Tensor pow_exponent_backward(const Tensor& grad, const Tensor& input, const Tensor& other, const Tensor& output) {
+  static const auto op = handle<PowExponentBackward>("pow_exponent_backward");
+  return op.call(grad, input, other, output);
+}
+Gradients pow_backward(const Saved& s, const Gradients& g) {
+  const Tensor &a = s.tensors[0], &b = s.tensors[1], &y = s.tensors[2];
+  return to_inputs(s, s.needed[0] ? pow_base_backward(g[0], a, b) : Tensor(),
+                   s.needed[1] ? pow_exponent_backward(g[0], a, b, y) : Tensor());
+}
+
 // Whether t is an ordinary number, no gradient's and not being traced or transformed, so that one may look at it.
 bool is_number(const Tensor& t) {
   constexpr c10::DispatchKeySet more{c10::DispatchKey::Python, c10::DispatchKey::Functionalize,
                                      c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper};
   return t.dim() == 0 && t.is_cpu() && !t.requires_grad() && !t.key_set().has_any(more);
 }
-// g b a^(b-1), 0 where b = 0.
-Tensor pow_base_backward(const Tensor& g, const Tensor& a, const Tensor& b) {
+// The two gradients of differentiable ops, for second derivatives.
+Tensor pow_base_composed(const Tensor& g, const Tensor& a, const Tensor& b) {
   if (!is_number(b)) return at::where(at::eq(b, 0), 0, mul(g, mul(b, pow(a, sub(b, constant(1, b))))));
   const double exponent = b.item<double>();
   if (exponent == 0) return at::zeros_like(g);
   if (exponent == 1) return mul(g, b);
   return mul(g, mul(b, exponent == 2 ? a : pow(a, exponent - 1)));
 }
-// d/db a^b = a^b log a, 0 where a = 0 and b >= 0.
-Gradients pow_backward(const Saved& s, const Gradients& g) {
-  const Tensor &a = s.tensors[0], &b = s.tensors[1], &y = s.tensors[2];
-  Tensor ga, gb;
-  if (s.needed[0]) ga = pow_base_backward(g[0], a, b);
+Tensor pow_exponent_composed(const Tensor& g, const Tensor& a, const Tensor& b, const Tensor& y) {
   // Either may be a number on the CPU; logical_and would make its result on the device of the first.
-  if (s.needed[1]) gb = at::where(at::eq(a, 0).bitwise_and(b.ge(0)), 0, mul(g[0], mul(y, log(a))));
-  return to_inputs(s, ga, gb);
+  return at::where(at::eq(a, 0).bitwise_and(b.ge(0)), 0, mul(g, mul(y, log(a))));
+}
+
+// Registers a gradient that is one kernel, or where it is to be differentiated itself, composed.
+template <class... In>
+void define_gradient(torch::Library& m, const ElementwiseSpec& spec, const char* arguments,
+                     Tensor (*composed)(const In&...)) {
+  const auto op = declare<Tensor(const In&...)>(m, spec.name + std::string("(") + arguments + ") -> Tensor");
+  implement(
+      m, spec.name, [spec](const In&... in) { return elementwise(spec, {in...}); },
+      [spec, op, composed](const In&... in) {
+        if (needs_recording(spec.name, {in...})) return composed(in...);
+        const BelowAutograd below;
+        return op.call(in...);
+      });
 }
 
 void refuse_bool_sub(const Tensor& self, const Tensor& other, at::ScalarType common) {
@@ -155,6 +182,11 @@ TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
   define_binary(m, {"div_trunc", &Backend::div_trunc, Result::same, &refuse_zero_divisor}, {&rounded_div_backward},
                 true);
   define_binary(m, {"pow", &Backend::pow, Result::same, &check_pow}, {&pow_backward, kSelf | kOther | kOutput});
+
+  define_gradient(m, {"pow_base_backward", &Backend::pow_base_backward, Result::same},
+                  "Tensor grad, Tensor input, Tensor other", &pow_base_composed);
+  define_gradient(m, {"pow_exponent_backward", &Backend::pow_exponent_backward, Result::same},
+                  "Tensor grad, Tensor input, Tensor other, Tensor output", &pow_exponent_composed);
 
   define_binary(m, {"eq", &Backend::eq, Result::boolean}, {});
   define_binary(m, {"ne", &Backend::ne, Result::boolean}, {});

@@ -122,6 +122,24 @@ Gradients var_double_backward(const Saved& s, const Gradients& gg) {
   return {s.needed[0] ? sum_like(var_grad(gg[0], x, mean, factor), g) : Tensor(), gx, gmean};
 }
 
+// The gradient of max(input, other) by input, and of min(other, input) by other.
+using MaximumBackward = Tensor(const Tensor& grad, const Tensor& input, const Tensor& other);
+Tensor maximum_grad(const Tensor& grad, const Tensor& input, const Tensor& other) {
+  static const auto op = handle<MaximumBackward>("maximum_backward");
+  return op.call(grad, input, other);
+}
+Gradients maximum_double_backward(const Saved& s, const Gradients& gg) {
+  return {maximum_grad(gg[0], s.tensors[0], s.tensors[1])};
+}
+template <bool Largest>
+Gradients extreme_backward(const Saved& s, const Gradients& g) {
+  const auto part = [&](int own) {
+    return s.needed[own] ? maximum_grad(g[0], s.tensors[Largest ? own : 1 - own], s.tensors[Largest ? 1 - own : own])
+                         : Tensor();
+  };
+  return to_inputs(s, part(0), part(1));
+}
+
 // grad * exp(input - output)
 using LogSumExpBackward = Tensor(const Tensor&, const Tensor&, const Tensor&);
 Tensor logsumexp_grad(const Tensor& grad, const Tensor& input, const Tensor& output) {
@@ -221,20 +239,19 @@ TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
     return prod_op.call(g, x, dims);
   });
 
-  // The gradient of ties is shared evenly, as torch does.
-  const Differentiation extreme{[](const Saved& s, const Gradients& g) -> Gradients {
-                                  const Tensor &a = s.tensors[0], &b = s.tensors[1], &y = s.tensors[2];
-                                  const Tensor half = mul(g[0], 0.5), zero = mul(half, 0);
-                                  const Tensor tie = at::eq(a, b);
-                                  const auto part = [&](const Tensor& own) {
-                                    return at::where(tie, half, at::where(at::eq(own, y), g[0], zero));
-                                  };
-                                  return to_inputs(s, s.needed[0] ? part(a) : Tensor(),
-                                                   s.needed[1] ? part(b) : Tensor());
-                                },
-                                kSelf | kOther | kOutput};
-  define_binary(m, {"maximum", &Backend::maximum, Result::same}, extreme);
-  define_binary(m, {"minimum", &Backend::minimum, Result::same}, extreme);
+  const auto maximum_op =
+      declare<MaximumBackward>(m, "maximum_backward(Tensor grad, Tensor input, Tensor other) -> Tensor");
+  implement(
+      m, "maximum_backward",
+      [](const Tensor& g, const Tensor& a, const Tensor& b) {
+        return elementwise({"maximum_backward", &Backend::maximum_backward, Result::same}, {g, a, b});
+      },
+      [maximum_op](const Tensor& g, const Tensor& a, const Tensor& b) {
+        needs_recording("maximum_backward", {g, a, b});
+        return record({g}, &maximum_double_backward, [&] { return Step{{maximum_op.call(g, a, b)}, {a, b}, {}}; })[0];
+      });
+  define_binary(m, {"maximum", &Backend::maximum, Result::same}, {&extreme_backward<true>, kSelf | kOther});
+  define_binary(m, {"minimum", &Backend::minimum, Result::same}, {&extreme_backward<false>, kSelf | kOther});
 }
 
 }  // namespace

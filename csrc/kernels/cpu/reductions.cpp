@@ -25,5 +25,6 @@ Status var_backward(const MapArgs& a) { return map<3, math::VarBackward>(a); }
 Status logsumexp_backward(const MapArgs& a) { return map<3, math::LogSumExpBackward>(a); }
 Status maximum(const MapArgs& a) { return map_with_integers<2, math::Extreme<true>>(a); }
 Status minimum(const MapArgs& a) { return map_with_integers<2, math::Extreme<false>>(a); }
+Status maximum_backward(const MapArgs& a) { return map<3, math::MaximumBackward>(a); }
 
 }  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

@@ -75,13 +75,15 @@ FASTGRAD_INLINE Vec<T> exp(Vec<T> x) {
   return exp_nonpositive(bound_above(x));
 }
 
-// exp(x) - 1 for x <= 0. Below -40 it is -1 to the last bit.
+// With t = exp(-2|x|) - 1: tanh|x| = -t / (t + 2). t keeps its relative accuracy near 0; from -40 on it is -1 to the
+// last bit.
 template <class T>
-FASTGRAD_INLINE Vec<T> expm1_nonpositive(Vec<T> x) {
-  Vec<T> n;
-  const Vec<T> p = expm1_reduced(at_least(x, T(-40)), n);
-  const Vec<T> s = scale2(Vec<T>(1), n);
-  return fma(s, p, s - Vec<T>(1));
+FASTGRAD_INLINE Vec<T> tanh(Vec<T> x) {
+  using V = Vec<T>;
+  V n;
+  const V p = expm1_reduced(at_least(V(-2) * abs(x), T(-40)), n);
+  const V s = scale2(V(1), n), t = fma(s, p, s - V(1));
+  return copysign(quotient(-t, t + V(2)), x);
 }
 
 // log(1 + f) = f - (f^2/2 - s (f^2/2 + R(s^2))) with s = f / (2 + f), a form whose last bits do not cancel, plus
@@ -244,7 +246,22 @@ FASTGRAD_INLINE Vec<double> pow_positive(Vec<double> x, Vec<double> y) {
 }
 #endif
 
-// float: exp(y log x) in double, which leaves half an ulp of float.
+// x^y for positive finite x as float needs it: exp(y log x) to 2^-33, by minimax polynomials. Beyond 110 and -110, the
+// exponential is infinity and 0 in float.
+FASTGRAD_INLINE Vec<double> pow_for_float(Vec<double> x, Vec<double> y) {
+  using V = Vec<double>;
+  V e;
+  const V f = split2(x, e) - V(1), s = quotient(f, f + V(2)), z = s * s;
+  const V log_m = s * fma(z,
+                          polynomial(z, {0.66666666675801705, 0.3999999562152896, 0.28572109190916586,
+                                         0.22176187404527275, 0.19584168820023123}),
+                          V(2));
+  const V w = at_most(at_least(y * fma(e, V(0.6931471805599453), log_m), -110.0), 110.0);
+  const V n = round(w * V(1.4426950408889634)), r = fma(n, V(-0.6931471805599453), w);
+  const V tail = polynomial(r, {0.5000000077705619, 0.16666666860515376, 0.0416662704144747, 0.008333264388087446,
+                                0.0013946047026939345, 0.00019918370391002713});
+  return scale2(fma(tail * r, r, r) + V(1), n);
+}
 FASTGRAD_INLINE Vec<float> pow_positive(Vec<float> x, Vec<float> y) {
   typedef float Half __attribute__((vector_size(kVecBytes / 2)));
   using D = Vec<double>;
@@ -253,7 +270,7 @@ FASTGRAD_INLINE Vec<float> pow_positive(Vec<float> x, Vec<float> y) {
   std::memcpy(exponent, &y, sizeof y);
   for (int h = 0; h < 2; ++h) {
     const D b = __builtin_convertvector(base[h], D::Register), e = __builtin_convertvector(exponent[h], D::Register);
-    base[h] = __builtin_convertvector(exp(e * log(b)).v, Half);
+    base[h] = __builtin_convertvector(pow_for_float(b, e).v, Half);
   }
   std::memcpy(&x, base, sizeof x);
   return x;
@@ -264,6 +281,7 @@ template <class T>
 FASTGRAD_INLINE Vec<T> pow(Vec<T> x, Vec<T> y) {
   using V = Vec<T>;
   const V infinity = V(T(__builtin_inf())), magnitude = abs(x);
+  if (!any(~((x > V(0)) & (x < infinity) & (abs(y) < infinity)))) return pow_positive(x, y);
   const auto integer = floor(y) == y, odd = integer & (floor(y * V(T(0.5))) != y * V(T(0.5)));
   V r = pow_positive(magnitude, y);
   r = select(magnitude == V(0), select(y < V(0), infinity, V(0)), r);

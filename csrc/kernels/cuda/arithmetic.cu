@@ -25,6 +25,19 @@ Status pow(const MapArgs& a) {
   }
   return map_with_integers<2, math::Pow>(a);
 }
+Status pow_base_backward(const MapArgs& a) {
+  using math::Exponent;
+  using math::PowConstant;
+  if (const double e = a.operand[3].immediate.real; !a.operand[3].data) {
+    using math::PowBaseBackward;
+    if (e == 2) return map<3, PowBaseBackward<PowConstant<Exponent::one>>>(a);
+    if (e == 3) return map<3, PowBaseBackward<PowConstant<Exponent::two>>>(a);
+    if (e == 0.5) return map<3, PowBaseBackward<PowConstant<Exponent::minus_half>>>(a);
+    if (e == -1) return map<3, PowBaseBackward<PowConstant<Exponent::minus_two>>>(a);
+  }
+  return map<3, math::PowBaseBackward<math::Pow>>(a);
+}
+Status pow_exponent_backward(const MapArgs& a) { return map<4, math::PowExponentBackward>(a); }
 
 Status eq(const MapArgs& a) { return map_comparison<2, math::Eq>(a); }
 Status ne(const MapArgs& a) { return map_comparison<2, math::Ne>(a); }

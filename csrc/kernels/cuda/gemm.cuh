@@ -18,6 +18,14 @@ __host__ __device__ inline Tile tile_at(int64_t block, int64_t tiles_m, int64_t 
   return {band * kBand + within % height, within / height, batch};
 }
 
+// The row where a tile of `size` rows begins. The last tile begins early, so that all of its rows exist (if the matrix
+// has as many), for whole tiles are loaded faster; what the tile before it has too is not stored again (store_from).
+__device__ __forceinline__ int64_t tile_start(int64_t tile, int size, int64_t rows) {
+  const int64_t share = tile * size, last = rows - size;
+  return share <= last ? share : last > 0 ? last : 0;
+}
+__device__ __forceinline__ int64_t store_from(int64_t start, int size) { return (start + size - 1) / size * size; }
+
 struct Matrices {
   const char *a, *b;
   char* c;
@@ -86,19 +94,19 @@ __device__ __forceinline__ void activate_in_turn(Activation activation, A (&sum)
   }
 }
 
-// Elements (row, column .. column + N) of c, of which those inside the matrix are written: one store if they all are
-// and `packed` promises its alignment.
+// Elements (row, column .. column + N) of c, of which those inside the matrix, from row `first_row` and column
+// `first_column` on, are written: one store if they all are and `packed` promises its alignment.
 template <class T, int N>
 __device__ __forceinline__ void store_c(const GemmArgs& g, char* c, int64_t row, int64_t column, const Pack<T, N>& out,
-                                        bool packed) {
-  if (row >= g.m || column >= g.n) return;
+                                        bool packed, int64_t first_row = 0, int64_t first_column = 0) {
+  if (row < first_row || row >= g.m || column >= g.n) return;
   T* const to = reinterpret_cast<T*>(c + row * g.c_row) + column;
-  if (packed && column + N <= g.n) {
+  if (packed && column >= first_column && column + N <= g.n) {
     *reinterpret_cast<Pack<T, N>*>(to) = out;
   } else {
 #pragma unroll
     for (int j = 0; j < N; ++j)
-      if (column + j < g.n) to[j] = out.v[j];
+      if (column + j >= first_column && column + j < g.n) to[j] = out.v[j];
   }
 }
 inline bool is_packed_c(const GemmArgs& g, int64_t bytes) {
@@ -124,7 +132,8 @@ __device__ __forceinline__ void add_bias(const GemmArgs& g, int64_t column, A (&
 }
 template <class T, class A, int MI, int NI>
 __device__ __forceinline__ void store_fragments(const GemmArgs& g, char* c, int64_t row, int64_t column,
-                                                const A (&sum)[MI][NI][4], bool packed) {
+                                                const A (&sum)[MI][NI][4], bool packed, int64_t first_row = 0,
+                                                int64_t first_column = 0) {
 #pragma unroll
   for (int i = 0; i < MI; ++i)
 #pragma unroll
@@ -132,7 +141,7 @@ __device__ __forceinline__ void store_fragments(const GemmArgs& g, char* c, int6
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const Pack<T, 2> pair{convert<T>(sum[i][j][2 * h]), convert<T>(sum[i][j][2 * h + 1])};
-        store_c(g, c, row + i * 16 + h * 8, column + j * 8, pair, packed);
+        store_c(g, c, row + i * 16 + h * 8, column + j * 8, pair, packed, first_row, first_column);
       }
 }
 

@@ -14,7 +14,8 @@ namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
 template <int Tile_, bool AKFastest, bool BKFastest>
 struct DmmaShape {
-  static constexpr int kTile = Tile_, MI = kTile / 32, NI = 4, WN = kTile / 32, kThreads = 64 * WN;
+  static constexpr int kTile = Tile_, kTileM = kTile, kTileN = kTile, MI = kTile / 32, NI = 4, WN = kTile / 32,
+                       kThreads = 64 * WN;
   static constexpr int kBlocks = kTile == 64 ? 3 : 1;  // a multiprocessor
   static constexpr int kStages = kTile == 64 ? 3 : 4, kDepth = 16;
   static constexpr int kStep = kTile == 64 ? 8 : 4;  // what one instruction multiplies: registers decide
@@ -31,30 +32,13 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
     gemm_dmma(const __grid_constant__ GemmArgs g, int64_t tiles_m, int64_t tiles_n, Reading read_a, Reading read_b,
               bool packed_c) {
   constexpr int MI = S::MI, NI = S::NI, Q = S::kStep / 4, kSteps = S::kDepth / S::kStep;
-  double* const shared = reinterpret_cast<double*>(dynamic_shared());
   const Tile tile = tile_at(blockIdx.x, tiles_m, tiles_n);
   const Matrices at = matrices_of(g, tile.batch);
-  const int64_t m0 = tile.m * S::kTile, n0 = tile.n * S::kTile;
+  const int64_t m0 = tile_start(tile.m, S::kTile, g.m), n0 = tile_start(tile.n, S::kTile, g.n);
   const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   const int m = warp / S::WN * (16 * MI), n = warp % S::WN * (8 * NI);
 
-  PanelLoader<double, S::kTile, S::kDepth, S::kRowA, S::kDepthA, S::kThreads> load_a({at.a, g.a_row, g.a_col}, read_a,
-                                                                                     m0, g.m);
-  PanelLoader<double, S::kTile, S::kDepth, S::kRowB, S::kDepthB, S::kThreads> load_b({at.b, g.b_col, g.b_row}, read_b,
-                                                                                     n0, g.n);
-  int64_t left = g.k;  // along k, to be loaded; below 0 once empty slices are
-  const auto load = [&](int stage) {
-    if (left > 0) {
-      double* const to = shared + stage * S::kStage;
-      const int depth = left < S::kDepth ? int(left) : S::kDepth;
-      load_a.load(to, depth, {static_cast<const char*>(g.a), g.a_row, g.a_col});
-      load_b.load(to + S::kPanelA, depth, {static_cast<const char*>(g.b), g.b_col, g.b_row});
-    }
-    left -= S::kDepth;
-    copy_async_commit();  // an empty group too: waiting counts groups
-  };
-  for (int s = 0; s < S::kStages - 1; ++s) load(s);
-
+  SliceRing<double, S> ring(g, at, read_a, read_b, m0, n0);
   double sum[MI][NI][4] = {};
   double x[2][MI][2 * Q], y[2][NI][Q];
   const int a_at = (m + lane / 4) * S::kRowA + lane % 4 * S::kDepthA;
@@ -71,21 +55,16 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
       for (int q = 0; q < Q; ++q)
         y[buffer][j][q] = slice[b_at + j * 8 * S::kRowB + (step * S::kStep + q * 4) * S::kDepthB];
   };
-  const double* from = shared;
-  int stage = 0;
-  copy_async_wait<S::kStages - 2>();
-  __syncthreads();
+  const double* from = ring.slice();
   fetch(0, from, 0);
 #pragma unroll 1
-  while (left > -(S::kStages - 1) * S::kDepth) {
-    load(stage == 0 ? S::kStages - 1 : stage - 1);
-    stage = stage == S::kStages - 1 ? 0 : stage + 1;
+  while (ring.more()) {
+    ring.load_ahead(g);
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
       if (step == kSteps - 1) {
-        copy_async_wait<S::kStages - 2>();
-        __syncthreads();  // the next slice is there for all, and all have left this one: it is filled next
-        from = shared + stage * S::kStage;
+        ring.arrive();
+        from = ring.slice();
       }
       fetch((step + 1) % 2, from, (step + 1) % kSteps);
 #pragma unroll
@@ -98,7 +77,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
   const int64_t row = m0 + m + lane / 4, column = n0 + n + lane % 4 * 2;
   add_bias<double>(g, column, sum);
   activate_in_turn(g.activation, sum);
-  store_fragments<double>(g, at.c, row, column, sum, packed_c);
+  store_fragments<double>(g, at.c, row, column, sum, packed_c && n0 % 2 == 0, store_from(m0, S::kTile),
+                          store_from(n0, S::kTile));
 }
 
 template <int Tile, bool AKFastest, bool BKFastest>

@@ -135,7 +135,8 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
   copy_async_wait<0>();
   const int64_t row = m0 + m + lane / 4, column = n0 + n + lane % 4 * 2;
   add_bias<T>(g, column, sum);
-  activate(g.activation, sum);
+#pragma unroll
+  for (int i = 0; i < MI; ++i) activate(g.activation, sum[i]);  // in parts: all together would need more registers
   store_fragments<T>(g, at.c, row, column, sum, packed_c);
 }
 

@@ -27,10 +27,11 @@ template <class T, int Rows, int Depth, int RowPitch, int DepthPitch, int Thread
 class PanelLoader {
  public:
   __device__ __forceinline__ PanelLoader(const Panel& p, Reading reading, int64_t row, int64_t rows)
-      : reading_(reading), whole_(rows - row >= Rows) {
+      : reading_(reading == Reading::row_packs && row % kPack != 0 ? Reading::rows : reading),
+        whole_(rows - row >= Rows) {
     const int t = int(threadIdx.x);
     int r = 0;
-    switch (reading) {
+    switch (reading_) {
       case Reading::row_packs:
         r = t % (Rows / kPack) * kPack, depth_ = t / (Rows / kPack);
         break;
@@ -80,28 +81,79 @@ class PanelLoader {
     constexpr int kElements = AlongRows * AlongK, kCopies = Rows * Depth / kElements / Threads;
     constexpr int kBytes = kElements * int(sizeof(T));
     static_assert(kCopies * kElements * Threads == Rows * Depth && kCopies % PerPass == 0);
-    const auto each = [&](const auto& start) {
+    if (whole_ && depth == Depth) {
       const char* line = from_;
 #pragma unroll
       for (int j = 0; j < kCopies / PerPass; ++j, line += DepthStep * p.k) {
         const char* from = line;
 #pragma unroll
         for (int i = 0; i < PerPass; ++i, from += RowStep * p.row)
-          start(to + i * RowStep * RowPitch + j * DepthStep * DepthPitch, from, i * RowStep, j * DepthStep);
+          copy_async<kBytes>(to + i * RowStep * RowPitch + j * DepthStep * DepthPitch, from, kBytes);
       }
-    };
-    if (whole_ && depth == Depth) return each([](T* t, const char* f, int, int) { copy_async<kBytes>(t, f, kBytes); });
-    each([&](T* t, const char* f, int row, int k) {
-      const int r = rows_left_ - row, d = depth - depth_ - k, left = AlongK > 1 ? d : r;
-      const int valid = r <= 0 || d <= 0 ? 0 : (left < kElements ? left : kElements) * int(sizeof(T));
-      copy_async<kBytes>(t, valid ? f : p.data, valid);
-    });
+      return;
+    }
+    // Loops, which the compiler leaves out of the way of whole slices: unrolled, their instructions were predicated.
+    const char* line = from_;
+#pragma unroll 1
+    for (int j = 0; j < kCopies / PerPass; ++j, line += DepthStep * p.k) {
+      const char* from = line;
+#pragma unroll 1
+      for (int i = 0; i < PerPass; ++i, from += RowStep * p.row) {
+        const int r = rows_left_ - i * RowStep, d = depth - depth_ - j * DepthStep, left = AlongK > 1 ? d : r;
+        const int valid = r <= 0 || d <= 0 ? 0 : (left < kElements ? left : kElements) * int(sizeof(T));
+        copy_async<kBytes>(to + i * RowStep * RowPitch + j * DepthStep * DepthPitch, valid ? from : p.data, valid);
+      }
+    }
   }
 
   Reading reading_;
   bool whole_;  // all rows exist
   const char* from_;
   int to_, depth_, rows_left_;
+};
+
+// The slices of both operands, a ring of S::kStages of them in shared memory: a's panel, then b's.
+template <class T, class S>
+class SliceRing {
+ public:
+  __device__ __forceinline__ SliceRing(const GemmArgs& g, const Matrices& at, Reading read_a, Reading read_b,
+                                       int64_t m0, int64_t n0)
+      : a_({at.a, g.a_row, g.a_col}, read_a, m0, g.m), b_({at.b, g.b_col, g.b_row}, read_b, n0, g.n), left_(g.k) {
+    for (int s = 0; s < S::kStages - 1; ++s) load(g, s);
+    arrive();
+  }
+  // The slice to work on, the first one to begin with.
+  __device__ __forceinline__ const T* slice() const {
+    return reinterpret_cast<const T*>(dynamic_shared()) + stage_ * S::kStage;
+  }
+  __device__ __forceinline__ bool more() const { return left_ > -(S::kStages - 1) * S::kDepth; }
+  // Has the last stage filled, which all have left.
+  __device__ __forceinline__ void load_ahead(const GemmArgs& g) {
+    load(g, stage_ == 0 ? S::kStages - 1 : stage_ - 1);
+    stage_ = stage_ == S::kStages - 1 ? 0 : stage_ + 1;
+  }
+  // Waits until slice() is there for all, and all have left the one before: it is filled next.
+  __device__ __forceinline__ void arrive() {
+    copy_async_wait<S::kStages - 2>();
+    __syncthreads();
+  }
+
+ private:
+  __device__ __forceinline__ void load(const GemmArgs& g, int stage) {
+    if (left_ > 0) {
+      T* const to = reinterpret_cast<T*>(dynamic_shared()) + stage * S::kStage;
+      const int depth = left_ < S::kDepth ? int(left_) : S::kDepth;
+      a_.load(to, depth, {static_cast<const char*>(g.a), g.a_row, g.a_col});
+      b_.load(to + S::kPanelA, depth, {static_cast<const char*>(g.b), g.b_col, g.b_row});
+    }
+    left_ -= S::kDepth;
+    copy_async_commit();  // an empty group too: waiting counts groups
+  }
+
+  PanelLoader<T, S::kTileM, S::kDepth, S::kRowA, S::kDepthA, S::kThreads> a_;
+  PanelLoader<T, S::kTileN, S::kDepth, S::kRowB, S::kDepthB, S::kThreads> b_;
+  int64_t left_;  // along k, to be loaded; below 0 once empty slices are
+  int stage_ = 0;
 };
 
 }  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE

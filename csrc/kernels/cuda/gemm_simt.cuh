@@ -22,8 +22,8 @@ template <int WM_, int WN_, int NJ_>
 struct SimtShape {
   static constexpr int WM = WM_, WN = WN_, NJ = NJ_;
   static constexpr int kThreads = 32 * WM * WN, kTileM = 64 * WM, kTileN = 16 * NJ * WN;
-  static constexpr int kDepth = 16, kStages = 3, kPitchA = kTileM + 4, kPitchB = kTileN + 4;
-  static constexpr int kStage = kDepth * (kPitchA + kPitchB);
+  static constexpr int kDepth = 16, kStages = 3, kRowA = 1, kRowB = 1, kDepthA = kTileM + 4, kDepthB = kTileN + 4;
+  static constexpr int kPanelA = kDepth * kDepthA, kStage = kPanelA + kDepth * kDepthB;
 };
 
 template <class S>
@@ -32,54 +32,32 @@ __global__ void __launch_bounds__(S::kThreads, S::NJ == 1 ? 6 : kSimtBlocks)
               bool packed_c) {
   constexpr int NJ = S::NJ;
   using Four = Pack<float, 4>;
-  float* const shared = reinterpret_cast<float*>(dynamic_shared());
   const Tile tile = tile_at(blockIdx.x, tiles_m, tiles_n);
   const Matrices at = matrices_of(g, tile.batch);
-  const int64_t m0 = tile.m * S::kTileM, n0 = tile.n * S::kTileN;
+  const int64_t m0 = tile_start(tile.m, S::kTileM, g.m), n0 = tile_start(tile.n, S::kTileN, g.n);
   const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   const int m = warp / S::WN * 64 + lane / 4 * 4, n = warp % S::WN * (16 * NJ) + lane % 4 * 4;
 
-  PanelLoader<float, S::kTileM, S::kDepth, 1, S::kPitchA, S::kThreads> load_a({at.a, g.a_row, g.a_col}, read_a, m0,
-                                                                              g.m);
-  PanelLoader<float, S::kTileN, S::kDepth, 1, S::kPitchB, S::kThreads> load_b({at.b, g.b_col, g.b_row}, read_b, n0,
-                                                                              g.n);
-  int64_t left = g.k;  // along k, to be loaded; below 0 once empty slices are
-  const auto load = [&](int stage) {
-    if (left > 0) {
-      float* const to = shared + stage * S::kStage;
-      const int depth = left < S::kDepth ? int(left) : S::kDepth;
-      load_a.load(to, depth, {static_cast<const char*>(g.a), g.a_row, g.a_col});
-      load_b.load(to + S::kDepth * S::kPitchA, depth, {static_cast<const char*>(g.b), g.b_col, g.b_row});
-    }
-    left -= S::kDepth;
-    copy_async_commit();  // an empty group too: waiting counts groups
-  };
-  for (int s = 0; s < S::kStages - 1; ++s) load(s);
-
+  SliceRing<float, S> ring(g, at, read_a, read_b, m0, n0);
   float sum[8][NJ][4] = {};
   Four x[2][2], y[2][NJ];
   const auto fetch = [&](int buffer, const float* slice, int d) {
-    const float *const a = slice + d * S::kPitchA + m, *const b = slice + S::kDepth * S::kPitchA + d * S::kPitchB + n;
+    const float *const a = slice + d * S::kDepthA + m, *const b = slice + S::kPanelA + d * S::kDepthB + n;
 #pragma unroll
     for (int r = 0; r < 2; ++r) x[buffer][r] = *reinterpret_cast<const Four*>(a + r * 32);
 #pragma unroll
     for (int r = 0; r < NJ; ++r) y[buffer][r] = *reinterpret_cast<const Four*>(b + r * 16);
   };
-  const float* from = shared;
-  int stage = 0;
-  copy_async_wait<S::kStages - 2>();
-  __syncthreads();
+  const float* from = ring.slice();
   fetch(0, from, 0);
 #pragma unroll 1
-  while (left > -(S::kStages - 1) * S::kDepth) {
-    load(stage == 0 ? S::kStages - 1 : stage - 1);
-    stage = stage == S::kStages - 1 ? 0 : stage + 1;
+  while (ring.more()) {
+    ring.load_ahead(g);
 #pragma unroll
     for (int d = 0; d < S::kDepth; ++d) {
       if (d == S::kDepth - 1) {
-        copy_async_wait<S::kStages - 2>();
-        __syncthreads();  // the next slice is there for all, and all have left this one: it is filled next
-        from = shared + stage * S::kStage;
+        ring.arrive();
+        from = ring.slice();
       }
       fetch((d + 1) % 2, from, (d + 1) % S::kDepth);
 #pragma unroll
@@ -103,12 +81,14 @@ __global__ void __launch_bounds__(S::kThreads, S::NJ == 1 ? 6 : kSimtBlocks)
       }
   }
   activate_in_turn(g.activation, sum);
+  packed_c &= n0 % 4 == 0;
 #pragma unroll
   for (int i = 0; i < 8; ++i)
 #pragma unroll
     for (int r = 0; r < NJ; ++r) {
       const Four four{sum[i][r][0], sum[i][r][1], sum[i][r][2], sum[i][r][3]};
-      store_c(g, at.c, m0 + m + i / 4 * 32 + i % 4, n0 + n + r * 16, four, packed_c);
+      store_c(g, at.c, m0 + m + i / 4 * 32 + i % 4, n0 + n + r * 16, four, packed_c, store_from(m0, S::kTileM),
+              store_from(n0, S::kTileN));
     }
 }
 

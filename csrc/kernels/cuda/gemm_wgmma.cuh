@@ -93,10 +93,10 @@ __device__ __forceinline__ void store_sums(const GemmArgs& g, char* c, int64_t r
       sum[i + 2] += x;
     }
   }
-  activate(g.activation, sum);
 #pragma unroll
   for (int i = 0; i < N / 32; ++i) {
     if (column + i * 32 >= g.n) break;
+    activate(g.activation, reinterpret_cast<float (&)[16]>(sum[i * 16]));  // all at once would need more registers
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       union {

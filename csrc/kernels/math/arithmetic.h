@@ -101,12 +101,14 @@ struct Pow {
 };
 
 // a^exponent for the exponents that torch computes without a power: the second operand is not read.
-enum class Exponent { two, three, minus_one, minus_two, half, minus_half };
+enum class Exponent { one, two, three, minus_one, minus_two, half, minus_half };
 template <Exponent E>
 struct PowConstant {
   template <class V>
   FASTGRAD_FORMULA V operator()(V a, V) const {
-    if constexpr (E == Exponent::two)
+    if constexpr (E == Exponent::one)
+      return a;
+    else if constexpr (E == Exponent::two)
       return a * a;
     else if constexpr (E == Exponent::three)
       return a * a * a;
@@ -118,6 +120,22 @@ struct PowConstant {
       return sqrt(a);
     else
       return V(1) / sqrt(a);
+  }
+};
+
+// The gradient of y = a^b by a, grad b a^(b-1), and 0 where b = 0; Power gives a^(b-1).
+template <class Power>
+struct PowBaseBackward {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V grad, V a, V b) const {
+    return select(b == V(0), V(0), grad * (b * Power()(a, b - V(1))));
+  }
+};
+// By b, grad y log a, and 0 where a = 0 and b >= 0.
+struct PowExponentBackward {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V grad, V a, V b, V y) const {
+    return select(a == V(0), select(b >= V(0), V(0), grad * (y * log(a))), grad * (y * log(a)));
   }
 };
 

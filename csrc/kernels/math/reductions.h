@@ -290,6 +290,13 @@ struct VarBackward {
     return grad * (x - mean) * value<V>(factor);
   }
 };
+// The gradient of max(a, b) by a, and of min(a, b) by b: a tie halves it, as in torch, and NaN lets it pass to both.
+struct MaximumBackward {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V grad, V a, V b) const {
+    return select(a < b, V(0), select(a == b, V(0.5) * grad, grad));
+  }
+};
 struct LogSumExpBackward {
   template <class V>
   FASTGRAD_FORMULA V operator()(V grad, V x, V y) const {
