@@ -90,29 +90,30 @@ def summary(path: Path) -> str:
 
 
 def gpu_section(folder: Path) -> str:
-    """The last record of each row, with the number of its run; without those against torch.compile."""
+    """The last record of each row, with the number of its run. One against torch.compile has all but the errors."""
     last = {}
     first = json.loads((folder / "first_run.json").read_text())
     for path in sorted(folder.glob("*-bench.json")):
         run = int(path.name.partition("-")[0])
         for r in json.loads(path.read_text())["results"]:
             since = first.get(f"{r['family']} {r['dtype']}", first.get(r["family"], 1))
-            if "compile" not in r["seconds"] and run >= since:
+            if run >= since:
                 key = (r["op"], r["variant"], r["dtype"], r["pass"])
-                last[key] = {**r, "run": str(run)}
+                error = r["error"] or last.get(key, r)["error"]
+                last[key] = {**r, "error": error, "run": str(run)}
     ceilings = json.loads((folder / "ceilings.json").read_text())
     environment = (folder / "environment.log").read_text().splitlines()
     gpu = next(line for line in environment if line.startswith("NVIDIA"))
     torch = next(line for line in environment if line.startswith("python"))
-    means = [(*row[:5], row[6]) for row in gpu_check.means(list(last.values()), ceilings)]
-    rows = [[*row[:6], *row[7:], r["run"]] for r in last.values() for row in [gpu_check.row(r, ceilings)]]
+    means = gpu_check.means(list(last.values()), ceilings)
+    rows = [[*gpu_check.row(r, ceilings), r["run"]] for r in last.values()]
     listed = ", ".join(f"{name.partition(',')[0]} {v / 1e12:.4g} T{name.split()[-1]}" for name, v in ceilings.items())
-    columns = ["op", "shape", "dtype", "pass", "fastgrad", "E", "ceiling", "error", "run"]
+    columns = ["op", "shape", "dtype", "pass", "fastgrad", "E", "C", "ceiling", "error", "run"]
     return "\n".join(
         [
             f"### cuda: {gpu.partition(',')[0]}\n",
             f"{gpu}; {torch}: `tools/gpu_check/bench.py`, `{folder.relative_to(ROOT)}`. Ceilings: {listed}.\n",
-            markdown(["geometric means", "dtype", "pass", "rows", "E", "ceiling"], means, 3),
+            markdown(["geometric means", "dtype", "pass", "rows", "E", "C", "ceiling"], means, 3),
             f"<details><summary>All {len(rows)} rows</summary>\n\n{markdown(columns, rows, 4)}\n</details>\n",
         ]
     )

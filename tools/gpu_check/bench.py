@@ -80,7 +80,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=200, help="after which no further case is begun")
     parser.add_argument("--tiny", action="store_true", help="sizes that say nothing, to try the script")
     parser.add_argument("--ops", nargs="*", help="only these")
-    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--dtypes", nargs="*", help="only these, as float32")
+    compiler = parser.add_mutually_exclusive_group()
+    compiler.add_argument("--no-compile", action="store_true")
+    compiler.add_argument("--only-compile", action="store_true", help="against torch.compile at once")
     options = parser.parse_args()
     end = time.monotonic() + options.seconds
     warnings.simplefilter("ignore")
@@ -89,10 +92,11 @@ def main() -> int:
     torch.manual_seed(time.time_ns() % 2**31)
     cases = chosen(4096, 64) if options.tiny else chosen(1 << 26, 8192)
     cases = [case for case in cases if not options.ops or case.op in options.ops]
+    cases = [case for case in cases if not options.dtypes or str(case.dtype)[6:] in options.dtypes]
     records: list[dict[str, Any]] = []
     problems: list[str] = []
     late: list[str] = []
-    for compiled in (False,) if options.no_compile else (False, True):
+    for compiled in (False,) if options.no_compile else (True,) if options.only_compile else (False, True):
         for case in cases:
             name = f"{case.title} {case.shape_name} {case.dtype_name}{' compiled' * compiled}"
             if compiled and not case.compiled:
