@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
@@ -30,6 +31,8 @@ EMULATED = PRETENDED or (fastgrad.active_backend() == "emulated" and not ON_CUDA
 CHECKS_VALUES = not (ON_CUDA or EMULATED) or os.environ.get("FASTGRAD_DEBUG", "0") not in ("", "0")
 # What CUDA's kernels ask for besides their results.
 WORKSPACE = 1 << 20 if ON_CUDA or EMULATED else 0
+# For tests that the active backend has no part in.
+once = pytest.mark.skipif(fastgrad.active_backend() != fastgrad.backends()[0], reason="once is enough")
 
 
 def small(full: Any, emulated: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from checks import once
 
 import fastgrad
 from fastgrad.bench import case as cases
@@ -21,7 +22,7 @@ from fastgrad.bench.run import below
 from fastgrad.bench.statistics import ratios
 from fastgrad.bench.worker import HUGE_PAGES, PLAIN
 
-pytestmark = pytest.mark.cpu
+pytestmark = [pytest.mark.cpu, once]
 ALL = list(cases.load())
 SMALLEST = ["--seconds", "0.01", "--no-compile"]
 

@@ -6,9 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from checks import once
 from programs import Programs, run
-
-import fastgrad
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [ROOT / "tests/kernels/emulator_test.cpp", *sorted((ROOT / "csrc/emulator").glob("*.cpp"))]
@@ -16,7 +15,7 @@ SOURCES = [ROOT / "tests/kernels/emulator_test.cpp", *sorted((ROOT / "csrc/emula
 pytestmark = [
     pytest.mark.cpu,
     pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
-    pytest.mark.skipif(fastgrad.active_backend() != fastgrad.backends()[0], reason="once is enough"),
+    once,
 ]
 
 

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-
-import fastgrad
+from checks import once
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tools/gpu_check.sh"
 
 pytestmark = [
     pytest.mark.cpu,
-    pytest.mark.skipif(fastgrad.active_backend() != fastgrad.backends()[0], reason="once is enough"),
+    once,
 ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from checks import check_compiles, check_gradients, check_op, check_reproducible, rand, small
+from checks import check_compiles, check_gradients, check_op, check_reproducible, once, rand, small
 from matmul_cases import ACTIVATIONS, SHAPES, ids, leaf
 from torch.profiler import profile
 
@@ -130,6 +130,7 @@ def test_nothing_is_copied() -> None:
     assert copies(lambda: fg.linear(turned, w).sum().backward())
 
 
+@once
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.int64))
 def test_opcheck(dtype: torch.dtype) -> None:
     def x(*shape: int) -> torch.Tensor:

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from checks import once
 
 import fastgrad
 import fastgrad.functional as F
 
-pytestmark = pytest.mark.cpu
+pytestmark = [pytest.mark.cpu, once]
 MIB = 1 << 20
 
 
