@@ -32,12 +32,11 @@ def test_products_by_pairs(programs: Programs) -> None:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64" or shutil.which("objdump") is None, reason="needs x86 and objdump")
-def test_tiles_of_pairs_are_of_the_instruction(tmp_path: Path) -> None:
+def test_tiles_of_pairs_are_of_the_instruction(programs: Programs) -> None:
     ours = re.search(r"add_cpu_backend\(avx512 (.*)\)", (ROOT / "cmake/cpu_backends.cmake").read_text())
     assert ours
     flags = (*FLAGS, *ours[1].split(), "-DFASTGRAD_BACKEND_NAMESPACE=cpu_avx512")
-    target = tmp_path / "gemm.o"
-    subprocess.run(["g++", *flags, "-c", str(KERNELS / "gemm.cpp"), "-o", str(target)], check=True)
+    target = programs.compile(KERNELS / "gemm.cpp", flags)
     listing = subprocess.run(["objdump", "-dC", str(target)], capture_output=True, text=True, check=True).stdout
     inside = {label: body.count("vdpbf16ps") for label, body in re.findall(r"^\w+ <(.*)>:\n((?:.+\n)+)", listing, re.M)}
     tiles = {label: count for label, count in inside.items() if "tile_kernel<unsigned int," in label}

@@ -15,10 +15,7 @@ from checks import once
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tools/gpu_check.sh"
 
-pytestmark = [
-    pytest.mark.cpu,
-    once,
-]
+pytestmark = [pytest.mark.cpu, once]
 
 
 def gpu_check(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-#include "../math/arithmetic.h"
+#include "../math/exponents.h"
 
 #include "convert.h"
 #include "map.h"
@@ -6,17 +6,15 @@
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
-// Whether an operand is one value, broadcast over everything.
-bool constant_operand(const MapArgs& a, int k, double* value) {
+// The value of an operand that is one number, broadcast over everything; else NaN.
+double constant_operand(const MapArgs& a, int k) {
   const Operand& o = a.operand[k];
-  if (!o.data) {
-    *value = o.immediate.real;
-    return true;
-  }
+  if (!o.data) return o.immediate.real;
   for (int d = 0; d < a.ndim; ++d)
-    if (a.shape[d] != 1 && o.strides[d] != 0) return false;
-  load_run(o.dtype, value, static_cast<const char*>(o.data), 0, 1);
-  return true;
+    if (a.shape[d] != 1 && o.strides[d] != 0) return __builtin_nan("");
+  double value;
+  load_run(o.dtype, &value, static_cast<const char*>(o.data), 0, 1);
+  return value;
 }
 
 }  // namespace
@@ -28,30 +26,17 @@ Status div(const MapArgs& a) { return map<2, math::Div>(a); }
 Status div_floor(const MapArgs& a) { return map_with_integers<2, math::DivFloor>(a); }
 Status div_trunc(const MapArgs& a) { return map_with_integers<2, math::DivTrunc>(a); }
 Status pow(const MapArgs& a) {
-  using math::Exponent;
-  using math::PowConstant;
-  if (double e; constant_operand(a, 2, &e)) {
-    if (e == 2) return map_with_integers<2, PowConstant<Exponent::two>>(a);
-    if (e == 3) return map_with_integers<2, PowConstant<Exponent::three>>(a);
-    const bool floating = a.compute == Dtype::f32 || a.compute == Dtype::f64;
-    if (floating && e == -1) return map<2, PowConstant<Exponent::minus_one>>(a);
-    if (floating && e == -2) return map<2, PowConstant<Exponent::minus_two>>(a);
-    if (floating && e == 0.5) return map<2, PowConstant<Exponent::half>>(a);
-    if (floating && e == -0.5) return map<2, PowConstant<Exponent::minus_half>>(a);
-  }
-  return map_with_integers<2, math::Pow>(a);
+  const bool floating = a.compute == Dtype::f32 || a.compute == Dtype::f64;
+  return math::with_power(constant_operand(a, 2), floating, [&](auto power) {
+    if constexpr (math::takes_integers<decltype(power)>)
+      return map_with_integers<2, decltype(power)>(a);
+    else
+      return map<2, decltype(power)>(a);
+  });
 }
 Status pow_base_backward(const MapArgs& a) {
-  using math::Exponent;
-  using math::PowConstant;
-  if (double e; constant_operand(a, 3, &e)) {
-    using math::PowBaseBackward;
-    if (e == 2) return map<3, PowBaseBackward<PowConstant<Exponent::one>>>(a);
-    if (e == 3) return map<3, PowBaseBackward<PowConstant<Exponent::two>>>(a);
-    if (e == 0.5) return map<3, PowBaseBackward<PowConstant<Exponent::minus_half>>>(a);
-    if (e == -1) return map<3, PowBaseBackward<PowConstant<Exponent::minus_two>>>(a);
-  }
-  return map<3, math::PowBaseBackward<math::Pow>>(a);
+  return math::with_power_gradient(constant_operand(a, 3),
+                                   [&](auto gradient) { return map<3, decltype(gradient)>(a); });
 }
 Status pow_exponent_backward(const MapArgs& a) { return map<4, math::PowExponentBackward>(a); }
 

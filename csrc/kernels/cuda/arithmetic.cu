@@ -1,8 +1,16 @@
-#include "../math/arithmetic.h"
+#include "../math/exponents.h"
 
 #include "map.cuh"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+namespace {
+
+// The value of an operand that is a number of the host's; else NaN.
+double constant_operand(const MapArgs& a, int k) {
+  return a.operand[k].data ? __builtin_nan("") : a.operand[k].immediate.real;
+}
+
+}  // namespace
 
 Status add(const MapArgs& a) { return map_with_integers<2, math::Add>(a); }
 Status sub(const MapArgs& a) { return map_with_integers<2, math::Sub>(a); }
@@ -11,31 +19,17 @@ Status div(const MapArgs& a) { return map<2, math::Div>(a); }
 Status div_floor(const MapArgs& a) { return map_with_integers<2, math::DivFloor>(a); }
 Status div_trunc(const MapArgs& a) { return map_with_integers<2, math::DivTrunc>(a); }
 Status pow(const MapArgs& a) {
-  using math::Exponent;
-  using math::PowConstant;
-  if (!a.operand[2].data) {
-    const double e = a.operand[2].immediate.real;
-    if (e == 2) return map_with_integers<2, PowConstant<Exponent::two>>(a);
-    if (e == 3) return map_with_integers<2, PowConstant<Exponent::three>>(a);
-    const bool floating = a.compute == Dtype::f32 || a.compute == Dtype::f64;
-    if (floating && e == -1) return map<2, PowConstant<Exponent::minus_one>>(a);
-    if (floating && e == -2) return map<2, PowConstant<Exponent::minus_two>>(a);
-    if (floating && e == 0.5) return map<2, PowConstant<Exponent::half>>(a);
-    if (floating && e == -0.5) return map<2, PowConstant<Exponent::minus_half>>(a);
-  }
-  return map_with_integers<2, math::Pow>(a);
+  const bool floating = a.compute == Dtype::f32 || a.compute == Dtype::f64;
+  return math::with_power(constant_operand(a, 2), floating, [&](auto power) {
+    if constexpr (math::takes_integers<decltype(power)>)
+      return map_with_integers<2, decltype(power)>(a);
+    else
+      return map<2, decltype(power)>(a);
+  });
 }
 Status pow_base_backward(const MapArgs& a) {
-  using math::Exponent;
-  using math::PowConstant;
-  if (const double e = a.operand[3].immediate.real; !a.operand[3].data) {
-    using math::PowBaseBackward;
-    if (e == 2) return map<3, PowBaseBackward<PowConstant<Exponent::one>>>(a);
-    if (e == 3) return map<3, PowBaseBackward<PowConstant<Exponent::two>>>(a);
-    if (e == 0.5) return map<3, PowBaseBackward<PowConstant<Exponent::minus_half>>>(a);
-    if (e == -1) return map<3, PowBaseBackward<PowConstant<Exponent::minus_two>>>(a);
-  }
-  return map<3, math::PowBaseBackward<math::Pow>>(a);
+  return math::with_power_gradient(constant_operand(a, 3),
+                                   [&](auto gradient) { return map<3, decltype(gradient)>(a); });
 }
 Status pow_exponent_backward(const MapArgs& a) { return map<4, math::PowExponentBackward>(a); }
 
