@@ -104,7 +104,7 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
   const bool b_in_l2 = !b_in_place && kc_most * nc_most * int64_t(sizeof(E)) / U <= most_in_l2();
   const int64_t mc_most = even_block(m1 - m0, b_in_l2 && g.a.row != 1 ? 2 * MR : B::MC, MR);
   // Packing A pays once its elements are far apart or are read for very many columns.
-  const int64_t in_place_columns = g.a.col == 1 ? 4 * NR : g.a.row == 1 ? 8 * NR : NR;
+  const int64_t in_place_columns = g.a.col == 1 ? 4 * NR : g.a.row == 1 ? 8 * NR : 0;
   const bool a_in_place = same && n1 - n0 <= in_place_columns;
   const bool strided = a_in_place && g.a.row != 1;
   const int64_t stride = g.a.row * int64_t(sizeof(T));

@@ -81,7 +81,38 @@ struct Touch {
 constexpr int64_t kSpot = 128;      // two cache lines, or parts of three
 constexpr int64_t kTouchEvery = 4;  // steps of k
 
-// c (+)= a @ b for a tile of MR rows and NV registers. Where A's rows are not adjacent, `Strided` takes a_row.
+// sum += x * y. As statements of assembly the compiler cannot move sums from register to register, or spill some.
+template <class T>
+FASTGRAD_INLINE void add_product(Vec<T>& sum, Vec<T> x, Vec<T> y) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    asm("vfmadd231ps %2, %1, %0" : "+v"(sum.v) : "v"(y.v), "v"(x.v));
+  else
+    asm("vfmadd231pd %2, %1, %0" : "+v"(sum.v) : "v"(y.v), "v"(x.v));
+#else
+  sum = fma(x, y, sum);
+#endif
+}
+
+// The same of a number in memory: with AVX-512, one instruction that broadcasts it and multiplies.
+template <class T>
+FASTGRAD_INLINE void add_product(Vec<T>& sum, const T* x, Vec<T> y) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(sum.v) : "v"(y.v), "m"(*x));
+  else
+    asm("vfmadd231pd %2%{1to8%}, %1, %0" : "+v"(sum.v) : "v"(y.v), "m"(*x));
+#else
+  add_product(sum, Vec<T>(*x), y);
+#endif
+}
+
+// c (+)= a @ b for a tile of MR rows and NV registers. `Strided` is for an A used in place whose rows are contiguous:
+// a_col is 1, and a_row is anything; otherwise a_row is 1.
+//
+// A core whose other hardware thread is at work issues half as many instructions, and fewer than a step has. So some
+// elements of A are not broadcast to a register, but by each multiply-add: fewer instructions, but more loads, which
+// are as scarce. And rows are reached from every third one, so that no address takes an instruction of its own.
 //
 // With `ahead`, every few steps one spot is fetched into L2: first of the tile's own rows of C, then of that list,
 // whose last entry never ends. Fetched in one burst they would keep the operands' own lines waiting.
@@ -89,7 +120,19 @@ template <class E, int MR, int NV, bool Strided, class T = SumOf<E>>
 void tile_kernel(int64_t k, const E* a, int64_t a_row, int64_t a_col, const E* b, int64_t b_row, T* c, int64_t c_row,
                  bool accumulate, const Touch* ahead) {
   using V = Vec<T>;
-  if (!Strided) a_row = 1;
+  constexpr int kGroup = 3, kGroups = Strided ? (MR + kGroup - 1) / kGroup : 1;
+  constexpr int kInMemory = Strided ? 2 : 3;  // one in so many elements of A
+  int64_t row_bytes = a_row * int64_t(sizeof(E));
+  const char* group[kGroups];
+  for (int g = 0; g < kGroups; ++g) group[g] = reinterpret_cast<const char*>(a) + g * kGroup * row_bytes;
+  if constexpr (Strided) {  // keeps the compiler from deriving them from each other
+    asm("" : "+r"(row_bytes));
+#pragma GCC unroll 8
+    for (int g = 0; g < kGroups; ++g) asm("" : "+r"(group[g]));
+  }
+  const auto element = [&](int i) __attribute__((always_inline)) {
+    return Strided ? reinterpret_cast<const E*>(group[i / kGroup % kGroups] + i % kGroup * row_bytes) : a + i;
+  };
   V sum[MR][NV];
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i)
@@ -101,15 +144,20 @@ void tile_kernel(int64_t k, const E* a, int64_t a_row, int64_t a_col, const E* b
     for (int j = 0; j < NV; ++j) row[j] = Vec<E>::load(b + j * V::size);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
-      const Vec<E> x(a[i * a_row]);
+      const bool in_memory = i % kInMemory == kInMemory - 1;
+      const Vec<E> x(*element(i));
 #pragma GCC unroll 8
       for (int j = 0; j < NV; ++j) {
         if constexpr (kNumbers<E> == 2)
           sum[i][j] = dot_pairs(sum[i][j], x, row[j]);
+        else if (in_memory)
+          add_product(sum[i][j], element(i), row[j]);
         else
-          sum[i][j] = fma(x, row[j], sum[i][j]);
+          add_product(sum[i][j], x, row[j]);
       }
     }
+#pragma GCC unroll 8
+    for (int g = 0; g < kGroups; ++g) group[g] += sizeof(E);
     a += a_col;
     b += b_row;
   };
