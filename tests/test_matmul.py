@@ -53,6 +53,16 @@ def test_mm_sizes(dtype: torch.dtype, transposed: tuple[bool, bool]) -> None:
             assert_accurate(ours, theirs, a.double() @ b.double(), BUDGET[dtype], scale, (m, n, k))
 
 
+@pytest.mark.parametrize("transposed", list(itertools.product((False, True), repeat=2)))
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_few_columns(dtype: torch.dtype, transposed: tuple[bool, bool]) -> None:
+    for m, k in ((2, 131), (65, 128), (67, 259)):
+        for n in (2, 3, 4, 5, 7, 8, 9, 15, 16, 17):
+            a = rand((k, m), dtype).t() if transposed[0] else rand((m, k), dtype)
+            b = rand((n, k), dtype).t() if transposed[1] else rand((k, n), dtype)
+            check_product(fg.mm(a, b), torch.mm(a, b), a, b, (m, n, k))
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_long_sums_and_many_blocks(dtype: torch.dtype) -> None:
     for m, n, k in ((3, 5, 4099), (259, 130, 1025), (1, 1, 5000), (70, 1201, 33), (255, 250, 37)):
@@ -105,6 +115,7 @@ LINEAR = [
     ((2, 4, 5), (3, 5)),
     ((2, 3, 4, 5), (1, 5)),
     ((17, 130), (65, 130)),
+    ((70, 263), (10, 263)),
     ((0, 5), (3, 5)),
     ((4, 5), (0, 5)),
     ((4, 0), (3, 0)),

@@ -11,8 +11,8 @@
 // packed for all panels before the next ones are, if they are contiguous: a page is looked up once.
 //
 // Numerics: float16 and bfloat16 are widened while packing, summed in float32, rounded once. Where the CPU multiplies
-// pairs of bfloat16 fast (dot_pairs.h), these are packed instead. Blocks of k depend on k alone, and are added in
-// ascending order.
+// pairs of bfloat16 fast (dot_pairs.h), these are packed instead. Blocks of k depend on the product's sizes and strides
+// alone, and are added in ascending order.
 //
 // Parallel scheme: the longer side of C is cut, in panels, over all products of the batch; each thread packs for itself
 // and nothing is shared, so no element depends on the number of threads.
@@ -40,6 +40,7 @@ constexpr int64_t kPageBytes = 4096, kHugePage = 1 << 21;
 constexpr int64_t kHugeFrom = 1 << 16;    // bytes of a buffer worth a huge page: the packed operands are all over it
 constexpr int64_t kFetchBytes = 1 << 16;  // of B's block: less is near anyway
 constexpr int64_t kFarBytes = 1 << 20;    // of a batch: what is read and written is no longer near
+constexpr int64_t kNearPanel = 40 << 10;  // bytes of a panel of B used in place, which then comes from L1 mostly
 constexpr int64_t kConflict = 4096;       // bytes: lines of multiples of it share a set of L1, and few sets of L2
 
 template <class E>
@@ -97,10 +98,12 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
   using B = Blocking<T>;
   constexpr int64_t W = Vec<T>::size, NR = B::NV * W, MR = B::MR, U = kNumbers<E>;
   constexpr bool same = std::is_same_v<E, S>;
-  const int64_t kc_most = even_block(g.k, kMostOfK<E>, 4 * U), blocks_k = ceil_div(g.k, kc_most);
-  const int64_t nc_most = even_block(n1 - n0, B::NC, NR);
+  const int64_t most_in_place = same && g.b.col == 1 ? rows_in_place<T>(g.b.row * int64_t(sizeof(T))) : 0;
+  const bool b_in_place = m1 - m0 <= most_in_place;
+  const int64_t kc_in_place = std::min<int64_t>(kMostOfK<E>, kNearPanel / (NR * sizeof(T)));
+  const int64_t kc_most = even_block(g.k, g.m <= most_in_place ? kc_in_place : kMostOfK<E>, 4 * U);
+  const int64_t nc_most = even_block(n1 - n0, B::NC, NR), blocks_k = ceil_div(g.k, kc_most);
   const bool wide_sums = !same && blocks_k > 1;
-  const bool b_in_place = same && g.b.col == 1 && m1 - m0 <= rows_in_place<T>(g.b.row * int64_t(sizeof(T)));
   const bool b_in_l2 = !b_in_place && kc_most * nc_most * int64_t(sizeof(E)) / U <= most_in_l2();
   const int64_t mc_most = even_block(m1 - m0, b_in_l2 && g.a.row != 1 ? 2 * MR : B::MC, MR);
   // Packing A pays once its elements are far apart or are read for very many columns.

@@ -1,12 +1,14 @@
-// c = activation(x @ b + bias) for a few rows of x: the products in which packing b would cost more than using it.
-// An m x 1 product is this one transposed.
+// c = activation(x @ b + bias) for a few rows of x, or a few columns of b: the products in which packing would cost
+// more than using the operands, or a register of c would be nearly empty. An m x 1 product is 1 x m, transposed.
 //
 // Two loops, by the layout of b. Columns adjacent along k: register-wide dot products of up to 4 rows with several
 // columns at once, whose lanes are then summed as a balanced tree, a register of results at a time. Rows adjacent:
 // one row of x, and the sums of a run of columns, in L1, take 8 rows of b at a pass, so that b is read in sequence.
+// A few columns for many rows are dot products too, of columns that are copied if they are not adjacent along k.
 //
 // Numerics: sums in float32 or float64. The order of a sum depends on the shape and the layout only.
 // Parallel scheme: k is cut in pieces of kPiece, columns in units; the sums of the pieces are added in ascending order.
+// Of many rows and few columns the rows are cut, in units.
 #include "gemm.h"
 
 #include <algorithm>
@@ -19,11 +21,12 @@
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
-constexpr int64_t kPiece = 16384;    // of k; fixes the order of summation
-constexpr int64_t kMaxRows = 8;      // of x
-constexpr int64_t kSums = 4096;      // sums that stay in L1
-constexpr int64_t kUnit = 64;        // columns: a multiple of a register and of a cache line
-constexpr int64_t kGrain = 1 << 16;  // multiply-adds worth a piece of parallel work
+constexpr int64_t kPiece = 16384;        // of k; fixes the order of summation
+constexpr int64_t kMaxRows = 8;          // of x
+constexpr int64_t kSums = 4096;          // sums that stay in L1
+constexpr int64_t kUnit = 64;            // columns: a multiple of a register and of a cache line
+constexpr int64_t kNearBytes = 1 << 20;  // of those columns: they are read for every few rows
+constexpr int64_t kGrain = 1 << 16;      // multiply-adds worth a piece of parallel work
 
 template <class S>
 struct Skinny {
@@ -35,6 +38,8 @@ struct Skinny {
   int64_t bias_stride;
   Activation activation;
 };
+
+constexpr int kRowsAtOnce = kVecBytes == 64 ? 4 : 2;  // for dot products with 4 columns
 
 template <int Step, class V, size_t... I>
 FASTGRAD_INLINE V fold(V a, V b, std::index_sequence<I...>) {
@@ -56,8 +61,8 @@ FASTGRAD_INLINE V sum_each(V (&r)[V::size]) {
 }
 
 // The dot products of R rows of x with G columns of b, by U accumulators each: sum[r * G + g].
-template <int R, int G, int U, class T, class S>
-FASTGRAD_INLINE void dots(int64_t k, const T* const* x, const S* const* b, Vec<T>* sum) {
+template <int R, int G, int U, bool Fetch, class T, class S>
+FASTGRAD_INLINE void dots(int64_t k, const T* const* x, const S* const* b, int64_t b_next, Vec<T>* sum) {
   using V = Vec<T>;
   constexpr int64_t W = V::size;
   V acc[U][R * G];
@@ -75,6 +80,7 @@ FASTGRAD_INLINE void dots(int64_t k, const T* const* x, const S* const* b, Vec<T
 #pragma GCC unroll 8
       for (int g = 0; g < G; ++g) {
         const V column = load_as<T>(b[g] + p + u * W);
+        if (Fetch) __builtin_prefetch(b[g] + b_next + p + u * W);
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) acc[u][r * G + g] = fma(row[r], column, acc[u][r * G + g]);
       }
@@ -99,8 +105,8 @@ FASTGRAD_INLINE void dots(int64_t k, const T* const* x, const S* const* b, Vec<T
   for (int i = 0; i < R * G; ++i) sum[i] = acc[0][i];
 }
 
-// sums[r * row + j] of `columns` columns; x has R rows, of which `rows` count.
-template <int R, int G, int U, class T, class S>
+// The sums of `rows` <= R rows of x and `columns` columns: sums[r * row + j], or, if Transposed, sums[j * row + r].
+template <int R, int G, int U, bool Transposed = false, bool Fetch = false, class T, class S>
 void dot_columns(int64_t rows, int64_t columns, int64_t k, const T* x, int64_t x_row, const S* b, int64_t b_col,
                  T* sums, int64_t row) {
   using V = Vec<T>;
@@ -114,11 +120,14 @@ void dot_columns(int64_t rows, int64_t columns, int64_t k, const T* x, int64_t x
       const S* b_columns[G];
 #pragma GCC unroll 8
       for (int g = 0; g < G; ++g) b_columns[g] = b + std::min(j + c * G + g, columns - 1) * b_col;
+      V dot[R * G];
       if (j + c * G < columns)
-        dots<R, G, U>(k, x_rows, b_columns, sum + c * R * G);
+        dots<R, G, U, Fetch>(k, x_rows, b_columns, G * b_col, dot);
       else
 #pragma GCC unroll 16
-        for (int i = 0; i < R * G; ++i) sum[c * R * G + i] = V(T(0));
+        for (int i = 0; i < R * G; ++i) dot[i] = V(T(0));
+#pragma GCC unroll 16
+      for (int i = 0; i < R * G; ++i) sum[c * R * G + (Transposed ? i % G * R + i / G : i)] = dot[i];
     }
     T lanes[batch * R * G];
 #pragma GCC unroll 16
@@ -132,10 +141,15 @@ void dot_columns(int64_t rows, int64_t columns, int64_t k, const T* x, int64_t x
         store_first(results, sums + j + i, columns - j - i);
     }
     if (R == 1 && G >= 8) continue;
-    for (int c = 0; c < batch; ++c)
-      for (int64_t r = 0; r < std::min<int64_t>(R, rows); ++r)
-        for (int64_t g = 0; g < G && j + c * G + g < columns; ++g)
-          sums[r * row + j + c * G + g] = lanes[(c * R + r) * G + g];
+    const int64_t some_rows = std::min<int64_t>(R, rows), some_columns = std::min<int64_t>(batch * G, columns - j);
+    if (Transposed && some_rows == R)
+      for (int64_t g = 0; g < some_columns; ++g) std::memcpy(sums + (j + g) * row, lanes + g * R, R * sizeof(T));
+    else if (Transposed)
+      for (int64_t g = 0; g < some_columns; ++g)
+        for (int64_t r = 0; r < some_rows; ++r) sums[(j + g) * row + r] = lanes[g * R + r];
+    else
+      for (int64_t r = 0; r < some_rows; ++r)
+        for (int64_t g = 0; g < some_columns; ++g) sums[r * row + j + g] = lanes[(g / G * R + r) * G + g % G];
   }
 }
 
@@ -184,7 +198,7 @@ void piece_sums(const Skinny<S>& g, int64_t k0, int64_t k, int64_t j0, int64_t c
                 T* sums, int64_t row) {
   const S* const b = g.b.at(k0, j0).data;
   if (g.b.row == 1) {
-    constexpr int R = kVecBytes == 64 ? 4 : 2;
+    constexpr int R = kRowsAtOnce;
     if (g.n == 1 && g.rows == 1) return dot_columns<1, 1, 8>(1, 1, k, x, x_row, b, 0, sums, row);
     if (g.rows == 1) return dot_columns<1, 8, 1>(1, columns, k, x, x_row, b, g.b.col, sums, row);
     for (int64_t r = 0; r < g.rows; r += R)
@@ -279,18 +293,68 @@ bool to_skinny(const Product<S>& g, Skinny<S>& s) {
   return s.b.row == 1 || s.b.col == 1;
 }
 
+// Columns that the engine's tile would have at most one register for, and the k from which on the lanes of a sum of
+// that many are worth adding up.
+template <class T>
+constexpr int64_t kNarrow = kVecBytes == 64 ? Vec<T>::size : Vec<T>::size / 2;
+constexpr int64_t kDepth = kVecBytes == 64 ? 8 : 16;  // times the number of columns
+
+// Many rows of A, which are the columns here, and few columns of B, which are the rows.
+template <class T, class S>
+bool is_narrow(const Product<S>& g) {
+  return g.n > 1 && g.n <= kNarrow<T> && g.m > 1 && g.a.col == 1 && g.k >= 2 * Vec<T>::size && g.k >= kDepth * g.n &&
+         g.n * g.k * int64_t(sizeof(T)) <= kNearBytes;
+}
+template <class T, class S>
+void narrow(const Product<S>& g) {
+  constexpr int64_t W = Vec<T>::size, R = kRowsAtOnce;
+  const FinishTile<T, S> finish = finish_for<T, S>(g.activation);
+  const bool in_place = std::is_same_v<T, S> && g.b.row == 1;
+  T bias[kNarrow<T>];
+  for (int64_t j = 0; g.bias && j < g.n; ++j) bias[j] = T(g.bias[j * g.bias_stride]);
+  const int64_t units = (g.m + kUnit - 1) / kUnit, cost = kUnit * g.n * g.k;
+  parallel_for(0, units, std::max<int64_t>(1, kGrain / cost), [&](int64_t begin, int64_t end) {
+    const int64_t pitch = (g.k + W - 1) / W * W;  // packing writes whole registers
+    T* const copy = in_place ? nullptr : static_cast<T*>(std::malloc((g.n * pitch + W) * sizeof(T)));
+    if (!in_place && !copy) std::abort();
+    const T* x = copy;
+    int64_t x_row = pitch;
+    if constexpr (std::is_same_v<T, S>)
+      if (in_place) x = g.b.data, x_row = g.b.col;
+    if (!in_place) pack_panel(g.b.data, g.b.row, g.b.col, g.k, pitch, g.n, copy);
+    T sums[kUnit * kNarrow<T>];
+    for (int64_t i = begin * kUnit; i < std::min(g.m, end * kUnit); i += kUnit) {
+      const int64_t rows = std::min(kUnit, g.m - i);
+      constexpr int G = 4;
+      for (int64_t r = 0; r < rows; r += G)
+        for (int64_t j = 0; j < g.n; j += R) {
+          const bool fetch = g.far && j == 0;
+          const auto two = fetch ? dot_columns<2, G, 1, true, true, T, S> : dot_columns<2, G, 1, true, false, T, S>;
+          const auto more = fetch ? dot_columns<R, G, 1, true, true, T, S> : dot_columns<R, G, 1, true, false, T, S>;
+          const auto dot = g.n - j <= 2 ? two : more;
+          dot(g.n - j, std::min<int64_t>(G, rows - r), g.k, x + j * x_row, x_row, g.a.at(i + r, 0).data, g.a.row,
+              sums + r * g.n + j, g.n);
+        }
+      finish(rows, g.n, sums, g.n, false, g.c + i * g.c_row, g.c_row, g.bias ? bias : nullptr);
+    }
+    std::free(copy);
+  });
+}
+
 }  // namespace
 
 template <class T, class S>
 bool is_skinny(const Product<S>& g) {
   Skinny<S> s;
-  return to_skinny<T>(g, s);
+  return to_skinny<T>(g, s) || is_narrow<T>(g);
 }
 template <class T, class S>
 void product_skinny(const Product<S>& g) {
   Skinny<S> s;
-  to_skinny<T>(g, s);
-  skinny<T>(s);
+  if (to_skinny<T>(g, s))
+    skinny<T>(s);
+  else
+    narrow<T>(g);
 }
 #define FASTGRAD_INSTANTIATE(T, S)               \
   template bool is_skinny<T>(const Product<S>&); \
