@@ -111,6 +111,7 @@ CASES = [
     *(product((n, n, n)) for n in (8, 16, 32)),
     # Skinny ones.
     product((759, 8, 1)),
+    *(product((m, k, 10), layout) for m, k in ((256, 512), (1000, 784)) for layout in ("NN", "NT")),  # few columns
     product((64, 784, 512), "NT"),
     product((64, 784, 512)),
     product((1, 4096, 4096), **SMALL, quick=True),
@@ -139,6 +140,7 @@ CASES = [
     ),
     # Layers.
     linear((512, 1024, 1024), quick=True),
+    linear((256, 512, 10)),
     linear((64, 784, 512)),
     linear((4096, 256, 256)),
     linear((512, 1024, 1024), dtype=torch.bfloat16),
