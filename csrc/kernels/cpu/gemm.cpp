@@ -6,9 +6,10 @@
 // evened out, so that no tile is nearly empty.
 //
 // Memory: a panel is packed just before its first use. While tiles are computed, they fetch the next panel of B, and
-// the next block of A before it is packed. Where all of B's block stays in L2, it is not fetched, and a block of A is
-// two panels, so that A goes through L1. Rows of B and columns of A, each on a page of its own in a large matrix, are
-// packed for all panels before the next ones are, if they are contiguous: a page is looked up once.
+// the next block of A before it is packed; or, of small products, the operands of the next. Where all of B's block
+// stays in L2, it is not fetched, and a block of A is two panels, so that A goes through L1. Rows of B and columns of
+// A, each on a page of its own in a large matrix, are packed for all panels before the next ones are, if they are
+// contiguous: a page is looked up once.
 //
 // Numerics: float16 and bfloat16 are widened while packing, summed in float32, rounded once. Where the CPU multiplies
 // pairs of bfloat16 fast (dot_pairs.h), these are packed instead. Blocks of k depend on the product's sizes and strides
@@ -121,6 +122,11 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
   const FinishTile<T, S> merge = finish_for<T, S>(Activation::none), finish = finish_for<T, S>(g.activation);
   const bool epilogue = !same || g.bias || g.activation != Activation::none;
 
+  Ahead following_a, following_b;
+  if (g.next_a) {
+    following_a = {Matrix<S>{g.next_a, g.a.row, g.a.col}, g.m, g.k};
+    following_b = {Matrix<S>{g.next_b, g.b.row, g.b.col}, g.k, g.n};
+  }
   for (int64_t jc = n0; jc < n1; jc += nc_most) {
     const int64_t nc = std::min(nc_most, n1 - jc);
     for (int64_t pc = 0; pc < g.k; pc += kc_most) {
@@ -186,7 +192,10 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
             if constexpr (same)
               if (a_in_place) a_panel = a.at(i, 0).data, a_row = a.row, a_col = a.col;
             AheadList ahead;
-            if (fetch) ahead.fill(steps / kTouchEvery - rows, b_panel, next_b, next_a, share_of_a);
+            if (g.next_a)
+              ahead.fill(steps / kTouchEvery - rows, b_panel, following_b, following_a, INT64_MAX);
+            else if (fetch)
+              ahead.fill(steps / kTouchEvery - rows, b_panel, next_b, next_a, share_of_a);
             kernels[rows - 1](steps, a_panel, a_row, a_col, b_panel, b_row, to, to_row, accumulate,
                               fetch ? ahead.list : nullptr);
             if (last && epilogue)
@@ -229,7 +238,8 @@ void batched(const GemmArgs& args) {
   using T = SumOf<E>;
   constexpr int64_t size = sizeof(S), NR = Blocking<T>::NV * Vec<T>::size;
   const auto in_elements = [](int64_t bytes) { return bytes / size; };
-  const bool far = args.batches * (args.m * args.k + args.k * args.n + args.m * args.n) * size > kFarBytes;
+  const int64_t bytes = (args.m * args.k + args.k * args.n + args.m * args.n) * size;
+  const bool far = args.batches * bytes > kFarBytes;
   const auto item = [&](int64_t index) {
     Product<S> g{args.m,
                  args.n,
@@ -266,7 +276,11 @@ void batched(const GemmArgs& args) {
   parallel_for(0, args.batches * panels, std::max<int64_t>(1, kGrain / cost), [&](int64_t begin, int64_t end) {
     while (begin < end) {
       const int64_t first = begin % panels, count = std::min(panels - first, end - begin);
-      const Product<S> g = item(begin / panels);
+      Product<S> g = item(begin / panels);
+      if (far && bytes <= kFarBytes / 2 && begin / panels + 1 < args.batches) {
+        const Product<S> next = item(begin / panels + 1);
+        g.next_a = next.a.data, g.next_b = next.b.data;
+      }
       const int64_t from = first * panel, to = std::min(extent, (first + count) * panel);
       if (by_rows)
         product_range<E>(g, from, to, 0, g.n);

@@ -71,6 +71,7 @@ struct Product {
   int64_t bias_stride;
   Activation activation;
   bool far;  // the batch is more than a cache holds
+  const S *next_a = nullptr, *next_b = nullptr;  // of the batch's next product, if it is wanted ahead
 };
 
 // Memory that will be wanted soon: `count` spots of kSpot bytes, `step` bytes apart.
