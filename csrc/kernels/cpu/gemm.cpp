@@ -118,7 +118,7 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
   E* const packed_b = buffer_b.reserve<E>(kc_most / U * (b_in_place ? NR : nc_most) + W);
   E* const packed_a = a_in_place ? nullptr : buffer_a.reserve<E>(mc_most * (kc_most / U + W));
   T* const sums = wide_sums ? buffer_sums.reserve<T>((m1 - m0) * nc_most) : nullptr;
-  alignas(64) T tile[MR * NR], bias[NR];
+  alignas(64) T tile[MR * NR], across[NR * MR], bias[NR];
   const FinishTile<T, S> merge = finish_for<T, S>(Activation::none), finish = finish_for<T, S>(g.activation);
   const bool epilogue = !same || g.bias || g.activation != Activation::none;
 
@@ -161,8 +161,10 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
         }
         for (int64_t j = 0; j < nc; j += NR) {
           const int64_t columns = std::min(NR, nc - j), width = round_up(columns, W);
-          if (last && g.bias)
-            for (int64_t l = 0; l < columns; ++l) bias[l] = T(g.bias[(jc + j + l) * g.bias_stride]);
+          const auto load_bias = [&](int64_t begin, int64_t n) {
+            for (int64_t l = 0; l < n; ++l) bias[l] = T(g.bias[(begin + l) * g.bias_stride]);
+          };
+          if (last && g.bias && g.c_col == 1) load_bias(jc + j, columns);
           if (b_in_place ? columns < NR : !b_at_once && ic == m0) pack_b(0, kc, j);
           if (const int64_t next = std::min(NR, nc - j - NR); fetch && next > 0) {
             if (b_in_place || (!b_at_once && ic == m0))
@@ -177,12 +179,12 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
           const TileKernel<E>* const kernels = tile_kernels<E>.of[strided][width / W - 1];
           for (int64_t p = 0; p < panels.count; ++p) {
             const int64_t i = panels.begin(p), rows = panels.size(p);
-            S* const c = g.c + (ic + i) * g.c_row + jc + j;
+            S* const c = g.c + (ic + i) * g.c_row + (jc + j) * g.c_col;
             T* to = tile;
             int64_t to_row = NR;
             bool accumulate = false;
             if constexpr (same) {
-              if (columns == width) to = c, to_row = g.c_row, accumulate = !first;
+              if (columns == width && g.c_col == 1) to = c, to_row = g.c_row, accumulate = !first;
             } else if (wide_sums) {
               to = sums + (ic - m0 + i) * nc_most + j, to_row = nc_most, accumulate = !first;
             }
@@ -198,7 +200,13 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
               ahead.fill(steps / kTouchEvery - rows, b_panel, next_b, next_a, share_of_a);
             kernels[rows - 1](steps, a_panel, a_row, a_col, b_panel, b_row, to, to_row, accumulate,
                               fetch ? ahead.list : nullptr);
-            if (last && epilogue)
+            if (g.c_col != 1) {
+              for (int64_t l = 0; l < columns; ++l)
+                for (int64_t r = 0; r < rows; ++r) across[l * MR + r] = tile[r * NR + l];
+              if (last && g.bias) load_bias(ic + i, rows);
+              (last && epilogue ? finish : merge)(columns, rows, across, MR, !first, c, g.c_col,
+                                                  last && g.bias ? bias : nullptr);
+            } else if (last && epilogue)
               finish(rows, columns, to, to_row, same && to == tile && !first, c, g.c_row, g.bias ? bias : nullptr);
             else if (same && to == tile)
               merge(rows, columns, to, to_row, !first, c, g.c_row, nullptr);
@@ -233,11 +241,27 @@ void product_range(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
       product_block<E>(g, i, std::min(m1, i + kWideRows), j, std::min(n1, j + kWideRows));
 }
 
+// The same product, transposed: c^T = b^T @ a^T. The rows of C become the lanes of registers.
+GemmArgs transposed(const GemmArgs& args) {
+  GemmArgs t = args;
+  std::swap(t.m, t.n);
+  std::swap(t.a, t.b);
+  t.a_row = args.b_col, t.a_col = args.b_row;
+  t.b_row = args.a_col, t.b_col = args.a_row;
+  std::copy_n(args.b_batch, args.batch_dims, t.a_batch);
+  std::copy_n(args.a_batch, args.batch_dims, t.b_batch);
+  return t;
+}
+
 template <class E, class S>
-void batched(const GemmArgs& args) {
+void batched(const GemmArgs& given) {
   using T = SumOf<E>;
   constexpr int64_t size = sizeof(S), NR = Blocking<T>::NV * Vec<T>::size;
   const auto in_elements = [](int64_t bytes) { return bytes / size; };
+  // Few columns would leave registers empty; rows that are adjacent in A fill them.
+  const bool turned = std::is_same_v<E, S> && given.k > 0 && given.n > 1 && given.n < Vec<T>::size && given.m > NR &&
+                      given.a_row == size && given.a_col != size;
+  const GemmArgs args = turned ? transposed(given) : given;
   const int64_t bytes = (args.m * args.k + args.k * args.n + args.m * args.n) * size;
   const bool far = args.batches * bytes > kFarBytes;
   const auto item = [&](int64_t index) {
@@ -247,7 +271,8 @@ void batched(const GemmArgs& args) {
                  {static_cast<const S*>(args.a), in_elements(args.a_row), in_elements(args.a_col)},
                  {static_cast<const S*>(args.b), in_elements(args.b_row), in_elements(args.b_col)},
                  static_cast<S*>(args.c),
-                 in_elements(args.c_row),
+                 turned ? 1 : in_elements(args.c_row),
+                 turned ? in_elements(args.c_row) : 1,
                  static_cast<const S*>(args.bias),
                  in_elements(args.bias_stride),
                  args.activation,
@@ -261,7 +286,7 @@ void batched(const GemmArgs& args) {
     }
     return g;
   };
-  if (is_skinny<T>(item(0))) {
+  if (!turned && is_skinny<T>(item(0))) {
     // A single product, or each thread's share of the batch; a nested parallel_for runs in place.
     const int64_t grain = std::max<int64_t>(1, kGrain / (args.m * args.n * args.k));
     return parallel_for(0, args.batches, grain, [&](int64_t begin, int64_t end) {

@@ -66,11 +66,11 @@ struct Product {
   int64_t m, n, k;
   Matrix<S> a, b;
   S* c;
-  int64_t c_row;
-  const S* bias;  // or null
+  int64_t c_row, c_col;  // one is 1; if that is c_row, a bias is one number a row
+  const S* bias;         // or null
   int64_t bias_stride;
   Activation activation;
-  bool far;  // the batch is more than a cache holds
+  bool far;                                      // the batch is more than a cache holds
   const S *next_a = nullptr, *next_b = nullptr;  // of the batch's next product, if it is wanted ahead
 };
 
