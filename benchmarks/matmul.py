@@ -141,6 +141,7 @@ CASES = [
     # Layers.
     linear((512, 1024, 1024), quick=True),
     linear((256, 512, 10)),
+    linear((16, 768, 768)),
     linear((64, 784, 512)),
     linear((4096, 256, 256)),
     linear((512, 1024, 1024), dtype=torch.bfloat16),

@@ -55,12 +55,13 @@ def test_mm_sizes(dtype: torch.dtype, transposed: tuple[bool, bool]) -> None:
 
 @pytest.mark.parametrize("transposed", list(itertools.product((False, True), repeat=2)))
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_few_columns(dtype: torch.dtype, transposed: tuple[bool, bool]) -> None:
-    for m, k in ((2, 131), (65, 128), (67, 259)):
-        for n in (2, 3, 4, 5, 7, 8, 9, 15, 16, 17):
-            a = rand((k, m), dtype).t() if transposed[0] else rand((m, k), dtype)
-            b = rand((n, k), dtype).t() if transposed[1] else rand((k, n), dtype)
-            check_product(fg.mm(a, b), torch.mm(a, b), a, b, (m, n, k))
+def test_few_rows_or_columns(dtype: torch.dtype, transposed: tuple[bool, bool]) -> None:
+    columns = [(m, n, k) for m, k in ((2, 131), (65, 128), (67, 259)) for n in (2, 3, 4, 5, 7, 8, 9, 15, 16, 17)]
+    rows = [(m, 67, 587) for m in (2, 5, 8, 9, 11, 12, 33, 47, 48, 49)]
+    for m, n, k in columns + rows:
+        a = rand((k, m), dtype).t() if transposed[0] else rand((m, k), dtype)
+        b = rand((n, k), dtype).t() if transposed[1] else rand((k, n), dtype)
+        check_product(fg.mm(a, b), torch.mm(a, b), a, b, (m, n, k))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

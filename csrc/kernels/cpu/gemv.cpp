@@ -21,12 +21,14 @@
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
-constexpr int64_t kPiece = 16384;        // of k; fixes the order of summation
-constexpr int64_t kMaxRows = 8;          // of x
-constexpr int64_t kSums = 4096;          // sums that stay in L1
-constexpr int64_t kUnit = 64;            // columns: a multiple of a register and of a cache line
-constexpr int64_t kNearBytes = 1 << 20;  // of those columns: they are read for every few rows
-constexpr int64_t kGrain = 1 << 16;      // multiply-adds worth a piece of parallel work
+constexpr int64_t kPiece = 16384;  // of k; fixes the order of summation
+constexpr int64_t kMaxRows = 48;   // of x; more than kFewRows only if k is kRowDepth times as much
+constexpr int64_t kFewRows = 8, kRowDepth = 12;
+constexpr int64_t kSums = 4096;            // sums that stay in L1
+constexpr int64_t kUnit = 64;              // columns: a multiple of a register and of a cache line
+constexpr int64_t kNearBytes = 1 << 20;    // of columns that are read for every few rows
+constexpr int64_t kBlockBytes = 24 << 10;  // of columns that stay in L1 while the rows pass
+constexpr int64_t kGrain = 1 << 16;        // multiply-adds worth a piece of parallel work
 
 template <class S>
 struct Skinny {
@@ -201,8 +203,14 @@ void piece_sums(const Skinny<S>& g, int64_t k0, int64_t k, int64_t j0, int64_t c
     constexpr int R = kRowsAtOnce;
     if (g.n == 1 && g.rows == 1) return dot_columns<1, 1, 8>(1, 1, k, x, x_row, b, 0, sums, row);
     if (g.rows == 1) return dot_columns<1, 8, 1>(1, columns, k, x, x_row, b, g.b.col, sums, row);
-    for (int64_t r = 0; r < g.rows; r += R)
-      dot_columns<R, 4, 1>(g.rows - r, columns, k, x + r * x_row, x_row, b, g.b.col, sums + r * row, row);
+    const int64_t block = std::max<int64_t>(1, kBlockBytes / (4 * k * sizeof(S))) * 4;
+    for (int64_t j = 0; j < columns; j += block)
+      for (int64_t r = 0; r < g.rows; r += R) {
+        const auto dot =
+            g.rows - r <= 2 ? dot_columns<2, 4, 1, false, false, T, S> : dot_columns<R, 4, 1, false, false, T, S>;
+        dot(g.rows - r, std::min(block, columns - j), k, x + r * x_row, x_row, b + j * g.b.col, g.b.col,
+            sums + r * row + j, row);
+      }
   } else if (g.n <= Vec<T>::size) {
     add_narrow_rows(columns, k, x, b, g.b.row, sums);
   } else {
@@ -286,7 +294,7 @@ bool to_skinny(const Product<S>& g, Skinny<S>& s) {
     s.c_row = 1, s.c_col = g.c_row;
     s.bias_stride = 0;
   }
-  if (s.k == 0 || s.rows > kMaxRows) return false;
+  if (s.k == 0 || s.rows > (s.k < kRowDepth * s.rows ? kFewRows : kMaxRows)) return false;
   if (s.rows > 1 && (s.b.row != 1 || s.x.col != 1 || s.n < 8 || s.k < 4 * Vec<T>::size)) return false;
   if (s.n == 1 && s.b.row != 1) s.b.col = 1;
   if (s.k == 1) s.b.row = s.b.col == 1 ? 0 : 1;
