@@ -41,6 +41,7 @@ constexpr int64_t kPageBytes = 4096, kHugePage = 1 << 21;
 constexpr int64_t kHugeFrom = 1 << 16;    // bytes of a buffer worth a huge page: the packed operands are all over it
 constexpr int64_t kFetchBytes = 1 << 16;  // of B's block: less is near anyway
 constexpr int64_t kFarBytes = 1 << 20;    // of a batch: what is read and written is no longer near
+constexpr int64_t kFlatDepth = 24;        // of k
 constexpr int64_t kNearPanel = 40 << 10;  // bytes of a panel of B used in place, which then comes from L1 mostly
 constexpr int64_t kConflict = 4096;       // bytes: lines of multiples of it share a set of L1, and few sets of L2
 
@@ -106,7 +107,9 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
   const int64_t nc_most = even_block(n1 - n0, B::NC, NR), blocks_k = ceil_div(g.k, kc_most);
   const bool wide_sums = !same && blocks_k > 1;
   const bool b_in_l2 = !b_in_place && kc_most * nc_most * int64_t(sizeof(E)) / U <= most_in_l2();
-  const int64_t mc_most = even_block(m1 - m0, b_in_l2 && g.a.row != 1 ? 2 * MR : B::MC, MR);
+  // With little to do for each of its elements C is what takes the time, and is written row by row.
+  const bool flat = b_in_l2 && kc_most <= kFlatDepth && n1 - n0 > 8 * NR;
+  const int64_t mc_most = even_block(m1 - m0, flat ? MR : b_in_l2 && g.a.row != 1 ? 2 * MR : B::MC, MR);
   // Packing A pays once its elements are far apart or are read for very many columns.
   const int64_t in_place_columns = g.a.col == 1 ? 4 * NR : g.a.row == 1 ? 8 * NR : 0;
   const bool a_in_place = same && n1 - n0 <= in_place_columns;
