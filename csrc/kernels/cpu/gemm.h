@@ -209,7 +209,7 @@ struct TileKernels {
   constexpr TileKernels() { fill_widths(std::make_index_sequence<B::NV>()); }
 };
 
-// Products with a vector, or with very few rows, in gemv.cpp: whether shape and layout are its business, and the
+// Products with a vector, or with few rows or columns, in gemv.cpp: whether shape and layout are its business, and the
 // product.
 template <class T, class S>
 bool is_skinny(const Product<S>& product);
