@@ -27,12 +27,9 @@ Status div_floor(const MapArgs& a) { return map_with_integers<2, math::DivFloor>
 Status div_trunc(const MapArgs& a) { return map_with_integers<2, math::DivTrunc>(a); }
 Status pow(const MapArgs& a) {
   const bool floating = a.compute == Dtype::f32 || a.compute == Dtype::f64;
-  return math::with_power(constant_operand(a, 2), floating, [&](auto power) {
-    if constexpr (math::takes_integers<decltype(power)>)
-      return map_with_integers<2, decltype(power)>(a);
-    else
-      return map<2, decltype(power)>(a);
-  });
+  return math::with_power(
+      constant_operand(a, 2), floating, [&](auto power) { return map_with_integers<2, decltype(power)>(a); },
+      [&](auto power) { return map<2, decltype(power)>(a); });
 }
 Status pow_base_backward(const MapArgs& a) {
   return math::with_power_gradient(constant_operand(a, 3),

@@ -4,21 +4,17 @@
 
 namespace fastgrad::math {
 
-// f(formula of a^e); one that is for floating point only is chosen if the arithmetic is.
-template <class F>
-auto with_power(double e, bool floating, const F& f) {
-  if (e == 2) return f(PowConstant<Exponent::two>());
-  if (e == 3) return f(PowConstant<Exponent::three>());
-  if (floating && e == -1) return f(PowConstant<Exponent::minus_one>());
-  if (floating && e == -2) return f(PowConstant<Exponent::minus_two>());
-  if (floating && e == 0.5) return f(PowConstant<Exponent::half>());
-  if (floating && e == -0.5) return f(PowConstant<Exponent::minus_half>());
-  return f(Pow());
+// any(formula of a^e), or real(formula) where it is for floating point only, and the arithmetic is.
+template <class Any, class Real>
+auto with_power(double e, bool floating, const Any& any, const Real& real) {
+  if (e == 2) return any(PowConstant<Exponent::two>());
+  if (e == 3) return any(PowConstant<Exponent::three>());
+  if (floating && e == -1) return real(PowConstant<Exponent::minus_one>());
+  if (floating && e == -2) return real(PowConstant<Exponent::minus_two>());
+  if (floating && e == 0.5) return real(PowConstant<Exponent::half>());
+  if (floating && e == -0.5) return real(PowConstant<Exponent::minus_half>());
+  return any(Pow());
 }
-template <class Power>
-inline constexpr bool takes_integers =
-    std::is_same_v<Power, Pow> || std::is_same_v<Power, PowConstant<Exponent::two>> ||
-    std::is_same_v<Power, PowConstant<Exponent::three>>;
 
 // f(formula of the gradient of a^e by a)
 template <class F>
