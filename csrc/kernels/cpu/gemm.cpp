@@ -164,10 +164,7 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
         }
         for (int64_t j = 0; j < nc; j += NR) {
           const int64_t columns = std::min(NR, nc - j), width = round_up(columns, W);
-          const auto load_bias = [&](int64_t begin, int64_t n) {
-            for (int64_t l = 0; l < n; ++l) bias[l] = T(g.bias[(begin + l) * g.bias_stride]);
-          };
-          if (last && g.bias && g.c_col == 1) load_bias(jc + j, columns);
+          if (last && g.bias && g.c_col == 1) load_bias(g.bias, g.bias_stride, jc + j, columns, bias);
           if (b_in_place ? columns < NR : !b_at_once && ic == m0) pack_b(0, kc, j);
           if (const int64_t next = std::min(NR, nc - j - NR); fetch && next > 0) {
             if (b_in_place || (!b_at_once && ic == m0))
@@ -206,7 +203,7 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
             if (g.c_col != 1) {
               for (int64_t l = 0; l < columns; ++l)
                 for (int64_t r = 0; r < rows; ++r) across[l * MR + r] = tile[r * NR + l];
-              if (last && g.bias) load_bias(ic + i, rows);
+              if (last && g.bias) load_bias(g.bias, g.bias_stride, ic + i, rows, bias);
               (last && epilogue ? finish : merge)(columns, rows, across, MR, !first, c, g.c_col,
                                                   last && g.bias ? bias : nullptr);
             } else if (last && epilogue)
@@ -229,8 +226,7 @@ void product_empty(const Product<S>& g, int64_t m0, int64_t m1) {
   for (int64_t j = 0; j < g.n; j += W) {
     const int64_t columns = std::min(W, g.n - j);
     T bias[W] = {};
-    if (g.bias)
-      for (int64_t l = 0; l < columns; ++l) bias[l] = T(g.bias[(j + l) * g.bias_stride]);
+    if (g.bias) load_bias(g.bias, g.bias_stride, j, columns, bias);
     finish(m1 - m0, columns, zero, 0, false, g.c + m0 * g.c_row + j, g.c_row, bias);
   }
 }

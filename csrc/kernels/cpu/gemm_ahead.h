@@ -6,9 +6,6 @@
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-
 // A block of a matrix, spot by spot. Its lines are its rows or columns, whichever are contiguous; the first spots of
 // all lines come first, so that a run of spots is a start and a step.
 class Ahead {

@@ -24,6 +24,12 @@ FASTGRAD_INLINE void store_as(Vec<T> v, S* p, int64_t n) {
   }
 }
 
+// n numbers of the bias, from the first on, in the type of the arithmetic.
+template <class T, class S>
+FASTGRAD_INLINE void load_bias(const S* bias, int64_t stride, int64_t first, int64_t n, T* to) {
+  for (int64_t l = 0; l < n; ++l) to[l] = T(bias[(first + l) * stride]);
+}
+
 // `previous`: whether c already holds the sum over the earlier blocks of k. `bias` is contiguous, or null.
 template <class T, class S, class Function>
 void finish_tile(int64_t rows, int64_t columns, const T* tile, int64_t tile_row, bool previous, S* c, int64_t c_row,

@@ -41,7 +41,7 @@ struct Skinny {
   Activation activation;
 };
 
-constexpr int kRowsAtOnce = kVecBytes == 64 ? 4 : 2;  // for dot products with 4 columns
+constexpr int kRowsAtOnce = kVecBytes == 64 ? 4 : 2, kColumnsAtOnce = 4;  // of dot products
 
 template <int Step, class V, size_t... I>
 FASTGRAD_INLINE V fold(V a, V b, std::index_sequence<I...>) {
@@ -155,6 +155,13 @@ void dot_columns(int64_t rows, int64_t columns, int64_t k, const T* x, int64_t x
   }
 }
 
+// The one of them for the next of `rows` rows, with kColumnsAtOnce columns.
+template <bool Transposed, bool Fetch, class T, class S>
+auto dot_rows(int64_t rows) {
+  return rows <= 2 ? dot_columns<2, kColumnsAtOnce, 1, Transposed, Fetch, T, S>
+                   : dot_columns<kRowsAtOnce, kColumnsAtOnce, 1, Transposed, Fetch, T, S>;
+}
+
 // sums[j] += the sum over R rows of b, in ascending order, of x[r] * b[r][j].
 template <int R, class T, class S>
 FASTGRAD_INLINE void add_rows(int64_t columns, const T* x, const S* b, int64_t b_row, T* sums) {
@@ -203,11 +210,10 @@ void piece_sums(const Skinny<S>& g, int64_t k0, int64_t k, int64_t j0, int64_t c
     constexpr int R = kRowsAtOnce;
     if (g.n == 1 && g.rows == 1) return dot_columns<1, 1, 8>(1, 1, k, x, x_row, b, 0, sums, row);
     if (g.rows == 1) return dot_columns<1, 8, 1>(1, columns, k, x, x_row, b, g.b.col, sums, row);
-    const int64_t block = std::max<int64_t>(1, kBlockBytes / (4 * k * sizeof(S))) * 4;
+    const int64_t block = std::max<int64_t>(1, kBlockBytes / (kColumnsAtOnce * k * sizeof(S))) * kColumnsAtOnce;
     for (int64_t j = 0; j < columns; j += block)
       for (int64_t r = 0; r < g.rows; r += R) {
-        const auto dot =
-            g.rows - r <= 2 ? dot_columns<2, 4, 1, false, false, T, S> : dot_columns<R, 4, 1, false, false, T, S>;
+        const auto dot = dot_rows<false, false, T, S>(g.rows - r);
         dot(g.rows - r, std::min(block, columns - j), k, x + r * x_row, x_row, b + j * g.b.col, g.b.col,
             sums + r * row + j, row);
       }
@@ -228,8 +234,7 @@ void finish_columns(const Skinny<S>& g, int64_t j0, int64_t columns, const T* su
   T bias[chunk];
   for (int64_t j = 0; j < columns; j += chunk) {
     const int64_t n = std::min(chunk, columns - j);
-    if (g.bias)
-      for (int64_t l = 0; l < n; ++l) bias[l] = T(g.bias[(j0 + j + l) * g.bias_stride]);
+    if (g.bias) load_bias(g.bias, g.bias_stride, j0 + j, n, bias);
     const T* const b = g.bias ? bias : nullptr;
     S* const c = g.c + (j0 + j) * g.c_col;
     if (g.c_col == 1)
@@ -242,14 +247,14 @@ void finish_columns(const Skinny<S>& g, int64_t j0, int64_t columns, const T* su
 template <class T, class S>
 void skinny(const Skinny<S>& g) {
   constexpr int64_t W = Vec<T>::size;
-  const int64_t pieces = (g.k + kPiece - 1) / kPiece, units = (g.n + kUnit - 1) / kUnit;
+  const int64_t pieces = ceil_div(g.k, kPiece), units = ceil_div(g.n, kUnit);
   const int64_t cost = kUnit * g.rows * std::min(g.k, kPiece), most = kSums / g.rows / kUnit * kUnit;
   T* const partial = pieces > 1 ? static_cast<T*>(std::malloc(pieces * g.rows * g.n * sizeof(T))) : nullptr;
   if (pieces > 1 && !partial) std::abort();
   const bool x_in_place = std::is_same_v<T, S> && g.x.col == 1;
   parallel_for(0, pieces * units, std::max<int64_t>(1, kGrain / cost), [&](int64_t begin, int64_t end) {
     T sums[kSums];
-    const int64_t pitch = (std::min(g.k, kPiece) + W - 1) / W * W;  // packing writes whole registers
+    const int64_t pitch = round_up(std::min(g.k, kPiece), W);  // packing writes whole registers
     T* const x_copy = x_in_place ? nullptr : static_cast<T*>(std::malloc(g.rows * pitch * sizeof(T)));
     if (!x_in_place && !x_copy) std::abort();
     while (begin < end) {
@@ -319,10 +324,10 @@ void narrow(const Product<S>& g) {
   const FinishTile<T, S> finish = finish_for<T, S>(g.activation);
   const bool in_place = std::is_same_v<T, S> && g.b.row == 1;
   T bias[kNarrow<T>];
-  for (int64_t j = 0; g.bias && j < g.n; ++j) bias[j] = T(g.bias[j * g.bias_stride]);
-  const int64_t units = (g.m + kUnit - 1) / kUnit, cost = kUnit * g.n * g.k;
+  if (g.bias) load_bias(g.bias, g.bias_stride, 0, g.n, bias);
+  const int64_t units = ceil_div(g.m, kUnit), cost = kUnit * g.n * g.k;
   parallel_for(0, units, std::max<int64_t>(1, kGrain / cost), [&](int64_t begin, int64_t end) {
-    const int64_t pitch = (g.k + W - 1) / W * W;  // packing writes whole registers
+    const int64_t pitch = round_up(g.k, W);  // packing writes whole registers
     T* const copy = in_place ? nullptr : static_cast<T*>(std::malloc((g.n * pitch + W) * sizeof(T)));
     if (!in_place && !copy) std::abort();
     const T* x = copy;
@@ -333,13 +338,11 @@ void narrow(const Product<S>& g) {
     T sums[kUnit * kNarrow<T>];
     for (int64_t i = begin * kUnit; i < std::min(g.m, end * kUnit); i += kUnit) {
       const int64_t rows = std::min(kUnit, g.m - i);
-      constexpr int G = 4;
+      constexpr int G = kColumnsAtOnce;
       for (int64_t r = 0; r < rows; r += G)
         for (int64_t j = 0; j < g.n; j += R) {
           const bool fetch = g.far && j == 0;
-          const auto two = fetch ? dot_columns<2, G, 1, true, true, T, S> : dot_columns<2, G, 1, true, false, T, S>;
-          const auto more = fetch ? dot_columns<R, G, 1, true, true, T, S> : dot_columns<R, G, 1, true, false, T, S>;
-          const auto dot = g.n - j <= 2 ? two : more;
+          const auto dot = fetch ? dot_rows<true, true, T, S>(g.n - j) : dot_rows<true, false, T, S>(g.n - j);
           dot(g.n - j, std::min<int64_t>(G, rows - r), g.k, x + j * x_row, x_row, g.a.at(i + r, 0).data, g.a.row,
               sums + r * g.n + j, g.n);
         }
