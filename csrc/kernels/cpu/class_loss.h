@@ -1,5 +1,6 @@
 // What the losses over classes share: the class of a row, class weights, sums over rows in a fixed order.
 #pragma once
+#include <array>
 #include <cstdlib>
 
 #include "convert.h"
@@ -72,13 +73,22 @@ FASTGRAD_INLINE void store_rows(const RowTile& tile, int k, int64_t offset, cons
   }
 }
 
+// Across, up to so many classes a row's own is found by comparing them all, with no step a row.
+constexpr int64_t kFewClasses = 32;
+template <class T>
+constexpr auto kClassNumber = [] {  // read by the lanes of a comparison at once, where a conversion takes three steps
+  std::array<T, kFewClasses> number;
+  for (int64_t c = 0; c < kFewClasses; ++c) number[c] = T(c);
+  return number;
+}();
+
 // The classes of a tile's rows. Loops over lanes, without branches: they are vectorized.
 template <class T>
 struct RowClasses {
-  int64_t index[kTileRows];         // -1 where the row has none: it is ignored, or its class is out of bounds
-  alignas(64) T counts[kTileRows];  // 0 where ignored
-  alignas(64) T weight[kTileRows];  // of the class; 1 out of bounds
-  bool all_within;                  // bounds, but for rows ignored
+  int64_t index[kTileRows];    // -1 where the row has none: it is ignored, or its class is out of bounds
+  RowState<T> number;          // index, for comparisons in the lanes: exact as long as there are few classes
+  RowState<T> counts, weight;  // 0 where ignored; of the class, 1 out of bounds
+  bool all_within;             // bounds, but for rows ignored
 
   FASTGRAD_INLINE void read(const RowTile& tile, const T* weights) {
     const int64_t ignore = tile.args->parameter[0].integer, n = tile.args->n;
@@ -89,14 +99,16 @@ struct RowClasses {
       const int64_t c = index[lane];
       const bool ignored = c == ignore, within = (c >= 0) & (c < n);
       index[lane] = within & !ignored ? c : -1;
-      counts[lane] = ignored ? T(0) : T(1);
+      number.value[lane] = T(index[lane]);
+      counts.value[lane] = ignored ? T(0) : T(1);
       outside |= !(within | ignored);
     }
     all_within = !outside;
     if (weights)
-      for (int lane = 0; lane < rows; ++lane) weight[lane] = index[lane] >= 0 ? weights[index[lane]] : counts[lane];
+      for (int lane = 0; lane < rows; ++lane)
+        weight.value[lane] = index[lane] >= 0 ? weights[index[lane]] : counts.value[lane];
     else
-      for (int lane = 0; lane < rows; ++lane) weight[lane] = counts[lane];
+      for (int lane = 0; lane < rows; ++lane) weight.value[lane] = counts.value[lane];
   }
 };
 
@@ -180,13 +192,13 @@ struct ClassLossSums : RowFormula<T> {
   FASTGRAD_INLINE void add_losses(const RowTile& tile) {
     if (!(args.flags & (kReduceMean | kReduceSum))) store_rows<T>(tile, kLoss, 0, loss);
     loss_sum.add(loss, tile.rows);
-    weight_sum.add(classes.weight, tile.rows);
+    weight_sum.add(classes.weight.value, tile.rows);
   }
   FASTGRAD_INLINE void read_classes(const RowTile& tile) {
     classes.read(tile, weights);
     if (classes.all_within || bad_row >= 0) return;
     for (int lane = tile.rows - 1; lane >= 0; --lane)
-      if (classes.index[lane] < 0 && classes.counts[lane] != 0) bad_row = tile.first + lane;
+      if (classes.index[lane] < 0 && classes.counts.value[lane] != 0) bad_row = tile.first + lane;
   }
   // The logit of a row's class, from memory; NaN where the class is out of bounds.
   FASTGRAD_INLINE void load_logits(const RowTile& tile, T* logit) const {

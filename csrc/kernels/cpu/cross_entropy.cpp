@@ -46,12 +46,6 @@ FASTGRAD_INLINE Vec<T> share_of(const B& b, Step s, const T* weights, const Smoo
     return math::weighted_probability(b.load(1, s), w, V(smoothing.amount), V(smoothing.classes));
 }
 
-// What a formula keeps a row, in the lanes where `b` has the rows: along a row, the first holds what every lane needs.
-template <class T, class B>
-FASTGRAD_INLINE Vec<T> of_rows(const B& b, const RowState<T>& s) {
-  return B::rows_in_lanes ? s.get(b.lane) : Vec<T>(s.value[0]);
-}
-
 // The gradient of rows: per row the factor of the exponentials, that of the shares, and what the row's own class gets
 // besides.
 template <class T, bool Probabilities>
@@ -77,9 +71,9 @@ struct LogitGradient {
     } else {
       const T each = smoothing.amount / smoothing.classes;
       for (int lane = 0; lane < rows; ++lane) {
-        const T g = share.value[lane], none = classes.counts[lane] != 0 ? T(__builtin_nan("")) : T(0);
+        const T g = share.value[lane], none = classes.counts.value[lane] != 0 ? T(__builtin_nan("")) : T(0);
         const bool valid = classes.index[lane] >= 0;
-        own.value[lane] = valid ? g * (1 - smoothing.amount) * classes.weight[lane] : T(0);
+        own.value[lane] = valid ? g * (1 - smoothing.amount) * classes.weight.value[lane] : T(0);
         share.value[lane] = valid ? g * each : none;
         scale.value[lane] = valid ? own.value[lane] + share.value[lane] * sum_weights : none;
       }
@@ -90,16 +84,22 @@ struct LogitGradient {
   // Writes a block of stream `out`, from exponential(step).
   template <class B, class Exponential>
   FASTGRAD_INLINE void emit(const B& b, int out, const RowClasses<T>& classes, const Exponential& exponential) const {
-    const V row_scale = of_rows(b, scale), row_share = of_rows(b, share);
+    const V row_scale = scale.of(b), row_share = share.of(b), row_own = own.of(b), number = classes.number.of(b);
+    const bool compared = B::rows_in_lanes && !Probabilities && b.begin + b.n <= kFewClasses;
+    const auto without_own = [&](auto s, V g) {
+      return compared ? select(number == V(kClassNumber<T>[b.begin + s.i]), g - row_own, g) : g;
+    };
     if (Probabilities || smoothing.amount > 0) {
       b.each([&](auto s) {
         const V q = row_share * share_of<T, Probabilities>(b, s, weights, smoothing);
-        b.store(out, s, math::cross_entropy_backward(exponential(s), row_scale, q));
+        b.store(out, s, without_own(s, math::cross_entropy_backward(exponential(s), row_scale, q)));
       });
     } else {
-      b.each([&](auto s) { b.store(out, s, math::cross_entropy_backward(exponential(s), row_scale, V(0))); });
+      b.each([&](auto s) {
+        b.store(out, s, without_own(s, math::cross_entropy_backward(exponential(s), row_scale, V(0))));
+      });
     }
-    if constexpr (!Probabilities)
+    if (!Probabilities && !compared)
       for (int j = 0; j < b.rows; ++j) {
         const int64_t c = classes.index[b.lane + j], i = c - b.begin;
         if (c >= 0 && i >= 0 && i < b.n) b.at(out, i)[j] -= own.value[b.lane + j];
@@ -120,106 +120,103 @@ struct CrossEntropy : ClassLossSums<T> {
   static constexpr int64_t along_block = 1 << 14;
   Smoothing<T> smoothing;
   bool sums_all;  // whether sum(q) and sum(q (x - maximum)) are needed
-  RowState<T> max, sum, log_sum, sum_q, sum_q_x;
+  RowState<T> max, sum, sum_q, sum_q_x;
   RowState<T> logit;  // of the row's class
 
   CrossEntropy(const RowsArgs& a, ClassLossShared<T>* s)
       : Base(a, s), smoothing(a), sums_all(Probabilities || a.parameter[1].real > 0) {}
 
   FASTGRAD_INLINE void begin(const RowTile& tile) {
-    for (int i = 0; i < tile.lanes(V::size); ++i) {
-      max.value[i] = T(-__builtin_inf());
-      sum.value[i] = sum_q.value[i] = sum_q_x.value[i] = 0;
+    for (int i = 0; i < tile.rows; i += V::size) {
+      max.set(i, V(T(-__builtin_inf())));
+      for (RowState<T>* s : {&sum, &sum_q, &sum_q_x}) s->set(i, V(0));
     }
     if constexpr (!Probabilities) this->read_classes(tile);
   }
 
-  template <class B>
-  FASTGRAD_INLINE void accumulate(const B& b, bool whole) {
-    accumulate(b, whole, [](auto, V) {});
+  template <class Blocks>
+  FASTGRAD_INLINE void accumulate(const Blocks& blocks, bool whole) {
+    accumulate(blocks, whole, [](const auto&, auto, V) {});
   }
-  // Calls keep(step, exponential); that may be stored in the place of the logit.
-  template <class B, class Keep>
-  FASTGRAD_INLINE void accumulate(const B& b, bool whole, const Keep& keep) {
-    const auto x = [&](auto s) { return b.load(0, s, T(-__builtin_inf())); };
-    math::MaxSum<V> state{max.get(b.lane), sum.get(b.lane)};
-    const V before = state.reference(), highest = b.reduce(V(T(-__builtin_inf())), x, Max());
-    if (whole)
-      state.maximum = B::lanes(highest, Max());
-    else
-      state.raise(highest);
-    const V reference = state.reference();
+  // Calls keep(block, step, exponential); that may be stored in the place of the logit.
+  template <class Blocks, class Keep>
+  FASTGRAD_INLINE void accumulate(const Blocks& blocks, bool whole, const Keep& keep) {
+    using B = typename Blocks::Block;
+    constexpr T lowest = T(-__builtin_inf());
+    const auto reference = [&](const B& b) { return math::MaxSum<V>{max.of(b), V(0)}.reference(); };
+    blocks.reduce([&](const B& b) { return b.reduce(V(lowest), [&](auto s) { return b.load(0, s, lowest); }, Max()); },
+                  Max(),
+                  [&](int lane, V highest) {
+                    if (whole) return max.set(lane, highest);
+                    math::MaxSum<V> state{max.get(lane), sum.get(lane)};
+                    const V before = state.reference();
+                    state.raise(highest);
+                    max.set(lane, state.maximum);
+                    sum.set(lane, state.sum);
+                    if (sums_all) sum_q_x.set(lane, sum_q_x.get(lane) + sum_q.get(lane) * (before - state.reference()));
+                  });
     if (sums_all) {
-      const V q = sum_q.get(b.lane);
-      const V moved = sum_q_x.get(b.lane) + q * (before - reference);
-      const auto share = [&](auto s) { return share_of<T, Probabilities>(b, s, weights, smoothing); };
-      sum_q.set(b.lane, q + b.reduce(V(0), share, Sum()));
-      const auto term = [&](auto s) { return share(s) * (b.load(0, s) - reference); };
-      sum_q_x.set(b.lane, moved + b.reduce(V(0), term, Sum()));
+      const auto share = [&](const B& b, auto s) { return share_of<T, Probabilities>(b, s, weights, smoothing); };
+      blocks.reduce([&](const B& b) { return b.reduce(V(0), [&](auto s) { return share(b, s); }, Sum()); }, Sum(),
+                    [&](int lane, V v) { sum_q.set(lane, sum_q.get(lane) + v); });
+      blocks.reduce(
+          [&](const B& b) {
+            const V from = reference(b);
+            return b.reduce(V(0), [&](auto s) { return share(b, s) * (b.load(0, s) - from); }, Sum());
+          },
+          Sum(), [&](int lane, V v) { sum_q_x.set(lane, sum_q_x.get(lane) + v); });
     }
-    if constexpr (B::rows_in_lanes && !Probabilities)
-      if (whole)
+    const bool picks = B::rows_in_lanes && !Probabilities && whole, compares = picks && blocks.n <= kFewClasses;
+    if (picks && !compares)
+      blocks.each([&](const B& b) {
         for (int j = 0; j < b.rows; ++j) {
           const int64_t c = classes.index[b.lane + j];
           logit.value[b.lane + j] = c < 0 ? T(__builtin_nan("")) : b.at(0, c)[j];
         }
-    const auto exponential = [&](auto s) {
-      b.prefetch_next(0, s);
-      const V e = exp_nonpositive(x(s) - reference);
-      keep(s, e);
-      return e;
-    };
-    state.sum = state.sum + b.reduce(V(0), exponential, Sum());
-    max.set(b.lane, state.maximum);
-    sum.set(b.lane, state.sum);
+      });
+    blocks.reduce(
+        [&](const B& b) {
+          const V from = reference(b), number = classes.number.of(b);
+          V picked = T(__builtin_nan(""));
+          const auto exponential = [&](auto s) {
+            b.prefetch_next(0, s);
+            const V x = b.load(0, s, lowest);
+            if (compares) picked = select(number == V(kClassNumber<T>[s.i]), x, picked);
+            const V e = exp_nonpositive(x - from);
+            keep(b, s, e);
+            return e;
+          };
+          const V total = b.reduce(V(0), exponential, Sum());
+          if (compares) logit.set(b.lane, picked);
+          return total;
+        },
+        Sum(), [&](int lane, V v) { sum.set(lane, sum.get(lane) + v); });
   }
 
-  template <class B>
-  FASTGRAD_INLINE void finish(const B& b, bool whole) {
-    math::MaxSum<V> state{max.get(b.lane), sum.get(b.lane)};
-    const V before = state.reference();
-    if (!whole) state.raise(B::lanes(state.maximum, Max()));
-    max.set(b.lane, state.maximum);
-    const V total = B::lanes(state.sum, Sum());
-    sum.set(b.lane, total);
-    log_sum.set(b.lane, log(total));
-    if (!sums_all) return;
-    const V q = sum_q.get(b.lane);
-    sum_q_x.set(b.lane, B::lanes(sum_q_x.get(b.lane) + q * (before - state.reference()), Sum()));
-    sum_q.set(b.lane, B::lanes(q, Sum()));
-  }
-
-  // The losses of rows, one or a register of them.
-  template <class X>
-  FASTGRAD_INLINE X losses(X x, X weight, X counts, X m, X log_sum, X q, X q_x) const {
-    using math::select;
-    const X all = math::weighted_negative_log_probability(q, q_x, log_sum);
+  // The losses of a register of rows.
+  FASTGRAD_INLINE V losses(V x, V weight, V counts, V m, V log_sum, V q, V q_x) const {
+    const V all = math::weighted_negative_log_probability(q, q_x, log_sum);
     if constexpr (Probabilities) return all;
-    const X nll = math::negative_log_probability(x, m, log_sum);
-    const X loss =
-        sums_all ? math::smoothed_loss(nll, weight, all, X(smoothing.amount), X(smoothing.classes)) : weight * nll;
-    return select(counts != X(0), loss, X(0));
+    const V nll = math::negative_log_probability(x, m, log_sum);
+    const V loss =
+        sums_all ? math::smoothed_loss(nll, weight, all, V(smoothing.amount), V(smoothing.classes)) : weight * nll;
+    return select(counts != V(0), loss, V(0));
   }
 
-  FASTGRAD_INLINE void done(const RowTile& tile, bool in_tile) {
+  FASTGRAD_INLINE void finish(const RowTile& tile, bool in_tile) {
     const int64_t plane = args.operand[kStats].element_stride;
     store_rows<T>(tile, kStats, 0, max.value);
     store_rows<T>(tile, kStats, plane, sum.value);
     if constexpr (Probabilities) {
       store_rows<T>(tile, kStats, 2 * plane, sum_q.value);
-      for (int lane = 0; lane < tile.rows; ++lane) classes.weight[lane] = 1;
+      for (int lane = 0; lane < tile.rows; ++lane) classes.weight.value[lane] = 1;
     } else if (!in_tile) {
       this->load_logits(tile, logit.value);
     }
-    const T *const weight = classes.weight, *const counts = classes.counts;
-    if (tile.rows == 1)
-      loss[0] = losses<T>(logit.value[0], weight[0], counts[0], max.value[0], log_sum.value[0], sum_q.value[0],
-                          sum_q_x.value[0]);
-    else
-      for (int i = 0; i < tile.rows; i += V::size)
-        losses<V>(logit.get(i), V::load(weight + i), V::load(counts + i), max.get(i), log_sum.get(i), sum_q.get(i),
-                  sum_q_x.get(i))
-            .store(loss + i);
+    for (int i = 0; i < tile.rows; i += V::size)
+      losses(logit.get(i), classes.weight.get(i), classes.counts.get(i), max.get(i), log(sum.get(i)), sum_q.get(i),
+             sum_q_x.get(i))
+          .store(loss + i);
     this->add_losses(tile);
   }
 };
@@ -234,20 +231,20 @@ struct CrossEntropyWithGradient : CrossEntropy<T, false> {
 
   CrossEntropyWithGradient(const RowsArgs& a, ClassLossShared<T>* s) : Base(a, s), gradient(a, s->weights) {}
 
-  FASTGRAD_INLINE void done(const RowTile& tile, bool in_tile) {
-    Base::done(tile, in_tile);
+  FASTGRAD_INLINE void finish(const RowTile& tile, bool in_tile) {
+    Base::finish(tile, in_tile);
     for (int lane = 0; lane < tile.rows; ++lane) gradient.share.value[lane] = this->shared->incoming;
     gradient.set(tile.rows, this->classes, this->sum);
   }
-  template <class B>
-  FASTGRAD_INLINE void accumulate(const B& b, bool whole) {
-    Base::accumulate(b, whole, [&](auto s, V e) {
+  template <class Blocks>
+  FASTGRAD_INLINE void accumulate(const Blocks& blocks, bool whole) {
+    Base::accumulate(blocks, whole, [&](const auto& b, auto s, V e) {
       if (whole) b.store(1, s, e);
     });
   }
   template <class B>
   FASTGRAD_INLINE void emit(const B& b, bool whole) {
-    const V max = of_rows(b, this->max);
+    const V max = this->max.of(b);
     if (whole)
       gradient.emit(b, 1, this->classes, [&](auto s) { return b.load(1, s); });
     else
@@ -283,6 +280,7 @@ struct CrossEntropyBackward : RowFormula<T> {
   static constexpr RowStreams streams =
       Probabilities ? RowStreams{2, 1, {kLogits, kTarget, kGradInput}} : RowStreams{1, 1, {kLogits, kGradInput}};
   static constexpr int64_t along_block = 1 << 14;
+  static constexpr int short_row = 2;
   const RowsArgs& args;
   RowGradient<T> incoming;
   LogitGradient<T, Probabilities> gradient;
@@ -304,7 +302,7 @@ struct CrossEntropyBackward : RowFormula<T> {
   }
   template <class B>
   FASTGRAD_INLINE void emit(const B& b, bool) {
-    const Vec<T> row_max = of_rows(b, max);
+    const Vec<T> row_max = max.of(b);
     gradient.emit(b, streams.inputs, classes, [&](auto s) {
       b.prefetch_next(0, s);
       return exp_nonpositive(b.load(0, s) - row_max);

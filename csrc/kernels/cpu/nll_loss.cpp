@@ -20,7 +20,7 @@ struct NllLoss : ClassLossSums<T> {
     this->read_classes(tile);
     this->load_logits(tile, loss);
     for (int lane = 0; lane < tile.rows; ++lane)
-      loss[lane] = classes.counts[lane] != 0 ? -classes.weight[lane] * loss[lane] : T(0);
+      loss[lane] = classes.counts.value[lane] != 0 ? -classes.weight.value[lane] * loss[lane] : T(0);
     this->add_losses(tile);
   }
 };
@@ -40,7 +40,7 @@ struct NllLossBackward : RowFormula<T> {
   FASTGRAD_INLINE void begin(const RowTile& tile) {
     classes.read(tile, weights);
     gradient.load(tile, value);
-    for (int lane = 0; lane < tile.rows; ++lane) value[lane] *= -classes.weight[lane];
+    for (int lane = 0; lane < tile.rows; ++lane) value[lane] *= -classes.weight.value[lane];
   }
   template <class B>
   FASTGRAD_INLINE void emit(const B& b, bool) {

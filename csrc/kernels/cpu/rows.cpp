@@ -10,12 +10,12 @@
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
-constexpr int64_t kTileBytes = 1 << 18;       // a tile of one operand: a few fit L2
-constexpr int64_t kLongBlock = 4096;          // elements of a row that is read twice anyway: stays in L1
-constexpr int64_t kPieceElements = 32768;     // worth a thread
-constexpr int64_t kLead = 8192;               // bytes from a block to what is fetched meanwhile, at least
-constexpr int kShortTile = 64;                // rows
-constexpr int64_t kShortRow = 4 * kVecBytes;  // bytes; below, lanes are better filled with rows
+constexpr int64_t kTileBytes = 1 << 18;    // a tile of one operand: a few fit L2
+constexpr int64_t kLongBlock = 4096;       // elements of a row that is read twice anyway: stays in L1
+constexpr int64_t kPieceElements = 32768;  // worth a thread
+constexpr int64_t kLead = 8192;            // bytes from a block to what is fetched meanwhile, at least
+constexpr int64_t kRowsInCache = 1 << 13;  // bytes of an operand's rows in a tile, along: they are passed over thrice
+constexpr int kShortTile = 64;             // rows
 
 FASTGRAD_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 FASTGRAD_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -24,10 +24,10 @@ FASTGRAD_INLINE int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b 
 
 }  // namespace
 
-RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_block) {
+RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_block, int short_row) {
   RowsPlan plan;
   const int64_t item = size_of(a.compute);
-  const bool short_rows = a.n * item < kShortRow && a.rows > 1;
+  const bool short_rows = a.n * item <= short_row * kVecBytes && a.rows > 1;
   plan.across = short_rows;
   for (int s = 0; s < streams.inputs + streams.outputs; ++s) {
     const auto& o = a.operand[streams.index[s]];
@@ -36,7 +36,7 @@ RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_b
   }
   const bool no_streams = streams.inputs + streams.outputs == 0;
   plan.across &= !no_streams;
-  plan.tile_rows = no_streams ? kTileRows : 1;
+  plan.tile_rows = kTileRows;
   if (plan.across) {
     // Rows side by side make long runs in memory; short rows fit the cache in smaller tiles.
     plan.tile_rows = short_rows ? kShortTile : kTileRows;
@@ -46,6 +46,8 @@ RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_b
   }
   plan.block = smaller(plan.block, larger(a.n, 1));
   plan.single = plan.block >= a.n;
+  if (!plan.across && !no_streams)
+    plan.tile_rows = int(larger(smaller(kRowsInCache / (plan.block * item), plan.single ? kShortTile : 1), 1));
   plan.piece_rows = larger(kPieceElements / larger(a.n, 1), (a.rows + kMaxPieces - 1) / kMaxPieces);
   plan.piece_rows = round_up(larger(plan.piece_rows, 1), plan.tile_rows);
   plan.pieces = (a.rows + plan.piece_rows - 1) / plan.piece_rows;
@@ -62,27 +64,26 @@ RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_b
   return plan;
 }
 
-void RowTile::locate(const RowsArgs& a, int64_t first_row, int row_count) {
+void RowTile::locate(const RowsArgs& a, int64_t first_row, int row_count, bool one_run) {
   args = &a;
   first = first_row;
-  rows = row_count;
-  runs = 0;
-  for (int done = 0; done < row_count; ++runs) {
-    int64_t index[kMaxDims], linear = first_row + done;
+  rows = runs = 0;
+  while (rows < row_count && !(one_run && runs == 1)) {
+    int64_t index[kMaxDims], linear = first_row + rows;
     for (int d = 0; d < a.ndim - 1; ++d) {
       index[d] = linear % a.row_shape[d];
       linear /= a.row_shape[d];
     }
     index[a.ndim - 1] = linear;
-    Run& r = run[runs];
-    r.lane = done;
-    r.count = int(smaller(row_count - done, a.row_shape[0] - index[0]));
+    Run& r = run[runs++];
+    r.lane = rows;
+    r.count = int(smaller(row_count - rows, a.row_shape[0] - index[0]));
     for (int k = 0; k < kRowOperands; ++k) {
       r.base[k] = static_cast<char*>(a.operand[k].data);
       if (!r.base[k]) continue;
       for (int d = 0; d < a.ndim; ++d) r.base[k] += index[d] * a.operand[k].row_strides[d];
     }
-    done += r.count;
+    rows += r.count;
   }
 }
 
@@ -95,7 +96,7 @@ bool is_streamed(const RowsArgs& a, const RowStreams& streams, const RowsPlan& p
   if (s < streams.inputs || a.rows * a.n * item < kStreamFrom) return false;
   for (int in = 0; in < streams.inputs; ++in)
     if (a.operand[streams.index[in]].data == o.data) return false;
-  if (!plan.across) return o.element_stride == item && a.n * item >= kStreamRun;
+  if (!plan.across) return o.element_stride == item && (row == a.n * item || a.n * item >= kStreamRun);
   if (o.element_stride == item) return row == a.n * item && a.row_shape[0] >= plan.tile_rows;
   return row == item && smaller(a.row_shape[0], plan.tile_rows) * item >= kStreamRun;
 }
@@ -106,7 +107,7 @@ template <class T>
 RowBuffers<T>::RowBuffers(const RowsArgs& a, const RowStreams& streams, const RowsPlan& plan)
     : args_(a), streams_(streams), plan_(plan) {
   const int count = streams.inputs + streams.outputs;
-  const int64_t each = round_up(plan.block * plan.tile_rows + Vec<T>::size, 64);
+  const int64_t elements = round_up(plan.block * plan.tile_rows + Vec<T>::size, 64);
   bool in_place[kMaxStreams];
   int buffers = plan.across ? 1 : 0;  // one for scratch_
   for (int s = 0; s < count; ++s) {
@@ -114,17 +115,25 @@ RowBuffers<T>::RowBuffers(const RowsArgs& a, const RowStreams& streams, const Ro
     streamed_[s] = is_streamed(a, streams, plan, s);
     const Dtype wanted = s < streams.inputs ? plan.stored : dtype_of<T>;
     in_place[s] = !plan.across && o.dtype == wanted && o.element_stride == size_of(wanted) && !streamed_[s];
+    stores_ |= s >= streams.inputs && !in_place[s];
     // Across, the output takes the place of the first input, element by element.
     if (!in_place[s] && !(plan.across && s >= streams.inputs && streams.inputs > 0)) ++buffers;
   }
-  memory_ = buffers ? static_cast<T*>(std::aligned_alloc(64, buffers * each * sizeof(T))) : nullptr;
+  bool adjacent = plan.single;
+  for (int s = streams.inputs; s < count; ++s) {
+    const auto& o = a.operand[streams.index[s]];
+    adjacent &= o.element_stride == size_of(o.dtype) && o.row_strides[0] == a.n * o.element_stride;
+  }
+  if (adjacent && a.n > 0)
+    while (2 * at_once_ * a.n <= kStreamedAtOnce) at_once_ *= 2;
+  memory_ = buffers ? static_cast<T*>(std::aligned_alloc(64, buffers * elements * sizeof(T))) : nullptr;
   // Lanes past the last row are computed too, and must not be slow.
-  if (plan.across) std::memset(memory_, 0, buffers * each * sizeof(T));
+  if (plan.across) std::memset(memory_, 0, buffers * elements * sizeof(T));
   T* next = memory_;
   for (int s = 0; s < count; ++s) {
     const bool shared = plan.across && s >= streams.inputs && streams.inputs > 0;
     buffer_[s] = in_place[s] ? nullptr : shared ? buffer_[0] : next;
-    if (!in_place[s] && !shared) next += each;
+    if (!in_place[s] && !shared) next += elements;
   }
   scratch_ = plan.across ? next : nullptr;
 }
@@ -143,24 +152,24 @@ void RowBuffers<T>::put(int s, const T* from, char* to, int64_t n) {
 }
 
 template <class T>
-void RowBuffers<T>::load(const RowTile& tile, int64_t begin, int64_t n, bool gather, void** data) {
+void RowBuffers<T>::load(const RowTile& tile, int64_t begin, int64_t n, RowView* view) {
   for (int s = 0; s < streams_.inputs + streams_.outputs; ++s) {
     const int k = streams_.index[s];
     const auto& o = args_.operand[k];
     if (!plan_.across) {
-      const int64_t bytes = n * o.element_stride;
-      source_[s] = {tile.run[0].base[k] + begin * o.element_stride + larger(bytes, kLead), o.element_stride};
-    }
-    if (!buffer_[s]) {
-      data[s] = tile.run[0].base[k] + begin * o.element_stride;
+      const int64_t row = o.row_strides[0];
+      char* const from = tile.run[0].base[k] + begin * o.element_stride;
+      view[s] = {from, row, larger(plan_.single ? plan_.tile_rows * row : n * o.element_stride, kLead)};
+      if (!buffer_[s]) continue;
+      view[s].data = reinterpret_cast<char*>(buffer_[s]);
+      view[s].step = plan_.block * sizeof(T);
+      if (s < streams_.inputs)
+        for (int j = 0; j < tile.rows; ++j)
+          load_run<T>(o.dtype, buffer_[s] + j * plan_.block, from + j * row, o.element_stride, n);
       continue;
     }
-    data[s] = buffer_[s];
-    if (!gather || s >= streams_.inputs) continue;
-    if (!plan_.across) {
-      load_run<T>(o.dtype, buffer_[s], tile.run[0].base[k] + begin * o.element_stride, o.element_stride, n, false);
-      continue;
-    }
+    view[s] = {reinterpret_cast<char*>(buffer_[s]), sizeof(T), 0};
+    if (s >= streams_.inputs) continue;
     for (int r = 0; r < tile.runs; ++r) {
       const auto& run = tile.run[r];
       const char* from = run.base[k] + begin * o.element_stride;
@@ -192,17 +201,19 @@ void RowBuffers<T>::load(const RowTile& tile, int64_t begin, int64_t n, bool gat
 }
 
 template <class T>
-void RowBuffers<T>::store(const RowTile& tile, int64_t begin, int64_t n, int64_t loaded) {
+void RowBuffers<T>::store(const RowTile& tile, int lane, int64_t begin, int64_t n, int64_t loaded) {
   for (int s = streams_.inputs; s < streams_.inputs + streams_.outputs; ++s) {
     if (!buffer_[s]) continue;
     const int k = streams_.index[s];
     const auto& o = args_.operand[k];
     if (!plan_.across) {
-      char* to = tile.run[0].base[k] + begin * o.element_stride;
+      const int first = lane - lane % int(at_once_);
+      const T* const from = buffer_[s] + first * plan_.block + loaded;
+      char* const to = tile.run[0].base[k] + first * o.row_strides[0] + begin * o.element_stride;
       if (o.element_stride == size_of(o.dtype))
-        put(s, buffer_[s] + loaded, to, n);
+        put(s, from, to, (lane - first + 1) * n);
       else
-        store_run<T>(o.dtype, buffer_[s] + loaded, to, o.element_stride, n);
+        store_run<T>(o.dtype, from, to, o.element_stride, n);
       continue;
     }
     for (int r = 0; r < tile.runs; ++r) {

@@ -6,8 +6,9 @@
 // lines) and rows too short to fill registers. A block is used in place where its layout allows (along; inputs of
 // 16-bit floats are widened as they are loaded), and otherwise gathered into a buffer that fits the cache, and
 // scattered after.
-// Passes: accumulate() over all blocks of a row, then emit() over all blocks. A row that is one block is read once; a
-// longer one is read again by emit().
+// Passes: accumulate() over all blocks of a tile of rows, then emit() over all blocks. Rows that are one block are read
+// once; longer ones are read again by emit(). What is known of a row lies in one lane, in both shapes: along, a tile is
+// as many rows as a register has lanes (fewer where they would exceed L1), whose sums are folded all at once.
 // Numerics: shapes and blocks depend on the arguments only, and lanes do the same arithmetic wherever they lie.
 // Parallel: the rows are cut in pieces that do not depend on the number of threads; what a formula sums over rows it
 // sums per piece, and the pieces are combined in order.
@@ -16,6 +17,7 @@
 #include "parallel.h"
 #include "simd.h"
 #include "stream.h"
+#include "transpose.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
@@ -35,15 +37,14 @@ struct RowTile {
   int rows, runs;
   Run run[kTileRows];
 
-  // The rows, or whole registers of them.
-  FASTGRAD_INLINE int lanes(int size) const { return (rows + size - 1) / size * size; }
-  void locate(const RowsArgs& a, int64_t first_row, int row_count);
+  // At most `row_count` rows; of one run if `one_run`.
+  void locate(const RowsArgs& a, int64_t first_row, int row_count, bool one_run);
 };
 
 // How the engine cuts the work; computed once a call.
 struct RowsPlan {
   bool across;
-  int tile_rows;               // lanes of a tile; 1 along
+  int tile_rows;               // most rows of a tile
   int64_t block;               // elements of a row at a time
   int64_t piece_rows, pieces;  // rows a piece, a multiple of tile_rows
   bool single;                 // the row is one block
@@ -63,25 +64,36 @@ struct Part {
   int64_t i, count;
 };
 
-// Where a stream comes from in memory, along: what follows the block, and the bytes of an element.
-struct RowSource {
-  const char* next = nullptr;
-  int64_t item = 0;
+// A stream of a tile's block: where its first row begins, the bytes from row to row, and from what is read to what will
+// be read after this block.
+struct RowView {
+  char* data;
+  int64_t step, lead;
 };
 
-// The first `Inputs` streams are of type S in memory.
+// A row, or across a register of rows. The first `Inputs` streams are of type S in memory.
 template <class T, bool Across, class S = T, int Inputs = 0>
 struct RowBlock {
   using V = Vec<T>;
   static constexpr bool rows_in_lanes = Across;
-  static constexpr int kStored = Inputs;
-  void* data[kMaxStreams];  // at the first lane of the group
-  const RowSource* source;
-  int64_t pitch;     // across: from one element of a row to the next
-  int64_t begin, n;  // the block's place in the row
-  int64_t loaded;    // and in what was loaded
-  int lane, rows;    // the group's first lane in the tile, and how many of its lanes are rows
+  static constexpr int kRows = Across ? V::size : 1, kStored = Inputs;
+  char* data[kMaxStreams];
+  const char* ahead[kMaxStreams];  // along: what will be read of the stream after this block
+  int64_t pitch;                   // across: from one element of a row to the next
+  int64_t begin, n;                // the block's place in the row
+  int lane, rows;                  // the first row's lane in the tile, and how many there are
 
+  // Elements [i, i + count) of it.
+  FASTGRAD_INLINE RowBlock part(int64_t i, int64_t count) const {
+    RowBlock b = *this;
+    for (int k = 0; k < kMaxStreams; ++k) {
+      const int64_t bytes = i * (Across ? pitch : 1) * kItem(k);
+      b.data[k] += bytes, b.ahead[k] += bytes;
+    }
+    b.begin += i, b.n = count;
+    return b;
+  }
+  static constexpr int64_t kItem(int k) { return k < Inputs ? sizeof(S) : sizeof(T); }
   template <class F>
   FASTGRAD_INLINE void each(const F& f) const {
     if constexpr (Across) {
@@ -92,19 +104,18 @@ struct RowBlock {
       if (i < n) f(Part{i, n - i});
     }
   }
-  FASTGRAD_INLINE T* at(int k, int64_t i) const { return static_cast<T*>(data[k]) + (Across ? i * pitch : i); }
+  FASTGRAD_INLINE T* at(int k, int64_t i) const { return reinterpret_cast<T*>(data[k]) + (Across ? i * pitch : i); }
   FASTGRAD_INLINE V load(int k, Whole s, T = 0) const {
-    if (k < Inputs) return load_as<T>(static_cast<const S*>(data[k]) + s.i);
+    if (k < Inputs) return load_as<T>(reinterpret_cast<const S*>(data[k]) + s.i);
     return V::load(at(k, s.i));
   }
   FASTGRAD_INLINE V load(int k, Part s, T fill = 0) const {
-    if (k < Inputs) return load_as<T>(static_cast<const S*>(data[k]) + s.i, s.count, fill);
+    if (k < Inputs) return load_as<T>(reinterpret_cast<const S*>(data[k]) + s.i, s.count, fill);
     return V::load(at(k, s.i), s.count, fill);
   }
-  // Calls for what follows the block in memory, as far on: the next block or row, while this one is computed on.
   template <class Step>
   FASTGRAD_INLINE void prefetch_next(int k, Step s) const {
-    if constexpr (!Across) __builtin_prefetch(source[k].next + (loaded + s.i) * source[k].item, 0, 2);
+    if constexpr (!Across) __builtin_prefetch(ahead[k] + s.i * kItem(k), 0, 2);
   }
   FASTGRAD_INLINE void store(int k, Whole s, V v) const { v.store(at(k, s.i)); }
   FASTGRAD_INLINE void store(int k, Part s, V v) const { v.store(at(k, s.i), s.count); }
@@ -122,18 +133,11 @@ struct RowBlock {
     int64_t i = 0;
     if constexpr (!Across)  // first, so that the whole registers hide its latency
       if (const int64_t rest = n % V::size; rest > 0) acc[0] = combine(acc[0], term(Part{n - rest, rest}));
+    const bool several = n >= ways * step;
     for (; i + ways * step <= n; i += ways * step)
       for (int w = 0; w < ways; ++w) acc[w] = combine(acc[w], term(Whole{i + w * step}));
     for (; i + step <= n; i += step) acc[0] = combine(acc[0], term(Whole{i}));
-    return combine(combine(acc[0], acc[1]), combine(acc[2], acc[3]));
-  }
-  // The lanes' partial results as one, in every lane; across, lanes are rows and stay apart.
-  template <class Combine>
-  static FASTGRAD_INLINE V lanes(V v, const Combine& combine) {
-    if constexpr (Across)
-      return v;
-    else
-      return V(reduce_lanes(v, combine));
+    return several ? combine(combine(acc[0], acc[1]), combine(acc[2], acc[3])) : acc[0];
   }
 };
 
@@ -152,15 +156,70 @@ struct Max {
   }
 };
 
-// One register a group of the tile, between the passes.
+// One number a row of the tile, between the passes. The lanes of a register past the last row take part in arithmetic,
+// where what happens to lie there may be subnormal, and slow: those of a tile along rows are cleared.
 template <class T>
 struct RowState {
   alignas(64) T value[kTileRows];
+  RowState() { set(0, Vec<T>(0)); }
   FASTGRAD_INLINE Vec<T> get(int lane) const { return Vec<T>::load(value + lane); }
   FASTGRAD_INLINE void set(int lane, Vec<T> v) { v.store(value + lane); }
+  // As the lanes of block b need it.
+  template <class B>
+  FASTGRAD_INLINE Vec<T> of(const B& b) const {
+    return B::rows_in_lanes ? get(b.lane) : Vec<T>(value[b.lane]);
+  }
 };
 
-RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_block);
+// A block of all rows of a tile.
+template <class B>
+struct RowBlocks {
+  using Block = B;
+  using V = typename B::V;
+  const RowTile& tile;
+  const RowView* view;
+  int64_t pitch, begin, n;
+
+  FASTGRAD_INLINE B first() const {
+    B b;
+    for (int k = 0; k < kMaxStreams; ++k) b.data[k] = view[k].data, b.ahead[k] = view[k].data + view[k].lead;
+    b.pitch = pitch, b.begin = begin, b.n = n;
+    b.lane = 0;
+    b.rows = tile.rows < B::kRows ? tile.rows : B::kRows;
+    return b;
+  }
+  FASTGRAD_INLINE void advance(B& b) const {
+    b.lane += B::kRows;
+    if (tile.rows - b.lane < b.rows) b.rows = tile.rows - b.lane;
+    for (int k = 0; k < kMaxStreams; ++k) b.data[k] += B::kRows * view[k].step, b.ahead[k] += B::kRows * view[k].step;
+  }
+  template <class F>
+  FASTGRAD_INLINE void each(const F& f) const {
+    for (B b = first(); b.lane < tile.rows; advance(b)) f(b);
+  }
+  // Calls take(lane, v), v being of each row from `lane` on the partial results that partial(block) gives, combined.
+  template <class Partial, class Combine, class Take>
+  FASTGRAD_INLINE void reduce(const Partial& partial, const Combine& combine, const Take& take) const {
+    if constexpr (B::rows_in_lanes) {
+      each([&](const B& b) { take(b.lane, partial(b)); });
+    } else {
+      B b = first();
+      for (int lane = 0; lane < tile.rows; lane += V::size) {
+        const int count = tile.rows - lane < V::size ? tile.rows - lane : V::size;
+        V row[V::size];
+        for (int j = 0; j < count; ++j, advance(b)) row[j] = partial(b);
+        if (count == 1) {
+          take(lane, V(reduce_lanes(row[0], combine)));
+        } else {
+          for (int j = count; j < V::size; ++j) row[j] = V(0);
+          take(lane, reduce_each<V::size / 2>(row, combine));
+        }
+      }
+    }
+  }
+};
+
+RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_block, int short_row);
 
 // The buffers of one thread, and what moves blocks in and out of them.
 template <class T>
@@ -170,11 +229,15 @@ class RowBuffers {
   ~RowBuffers();
   RowBuffers(const RowBuffers&) = delete;
   RowBuffers& operator=(const RowBuffers&) = delete;
-  // Points data[] at elements [begin, begin + n) of the tile's rows, gathering the inputs if `gather`.
-  void load(const RowTile& tile, int64_t begin, int64_t n, bool gather, void** data);
-  const RowSource* sources() const { return source_; }  // of the block loaded last
-  // Stores elements [begin, begin + n), which are `loaded` elements into the buffers.
-  void store(const RowTile& tile, int64_t begin, int64_t n, int64_t loaded);
+  // Where elements [begin, begin + n) of the tile's rows are, the inputs gathered where they must be.
+  void load(const RowTile& tile, int64_t begin, int64_t n, RowView* view);
+  // Stores elements [begin, begin + n) of the rows up to `lane`, which are `loaded` elements into the buffers.
+  void store(const RowTile& tile, int lane, int64_t begin, int64_t n, int64_t loaded);
+  // Whether to do that when the row in lane `lane` is done. Rows that are short, and adjacent, are stored several at
+  // once.
+  FASTGRAD_INLINE bool stores(const RowTile& tile, int lane) const {
+    return stores_ && ((lane + 1) % at_once_ == 0 || lane + 1 == tile.rows);
+  }
   // Elements of n after which to store: stores past the cache must not come in long bursts, or the others wait.
   int64_t emitted_at_once(int64_t n) const { return streamed_[streams_.inputs] ? kStreamedAtOnce : n; }
 
@@ -186,29 +249,30 @@ class RowBuffers {
   T* buffer_[kMaxStreams];  // null for an operand used in place
   bool streamed_[kMaxStreams];
   StreamWriter writer_[kMaxStreams];
-  RowSource source_[kMaxStreams];
-  T* scratch_;  // rows before they are transposed
+  bool stores_ = false;   // whether there is anything to store
+  unsigned at_once_ = 1;  // rows, a power of two
+  T* scratch_;            // rows before they are transposed
   T* memory_;
 };
 
 // A formula has
 //   streams            a static RowStreams
 //   along_block        how long a block along a row may be, in bytes: rows up to it are one block
+//   short_row          how many registers of a row are too few to compute along it
 //   Formula(args, shared)                   one a thread
 //   begin_piece(piece), end_piece(piece)
 //   begin(tile)        before the first pass
-//   accumulate(block, whole), finish(block, whole) the first pass, and once after it
-//   done(tile, in_tile) after the first pass; `in_tile`: whole rows lay in the lanes, for accumulate() to read
+//   accumulate(blocks, whole) the first pass: of all rows, a block; `whole`: it is all of each
+//   finish(tile, in_tile) after it; `in_tile`: whole rows lay in the lanes, for accumulate() to read
 //   emit(block, whole) the second pass, if there are outputs
 // of which it overrides what it needs.
 template <class T>
 struct RowFormula {
+  static constexpr int short_row = 3;
   FASTGRAD_INLINE void begin_piece(int64_t) {}
   FASTGRAD_INLINE void end_piece(int64_t) {}
   FASTGRAD_INLINE void begin(const RowTile&) {}
-  FASTGRAD_INLINE void done(const RowTile&, bool) {}
-  template <class B>
-  FASTGRAD_INLINE void finish(const B&, bool) {}
+  FASTGRAD_INLINE void finish(const RowTile&, bool) {}
   template <class B>
   FASTGRAD_INLINE void emit(const B&, bool) {}
 };
@@ -219,53 +283,39 @@ template <class T, bool Across, class S, class Formula>
 FASTGRAD_INLINE void rows_tile(const RowsPlan& plan, RowBuffers<T>& buffers, const RowTile& tile, int64_t n,
                                Formula& f) {
   using B = RowBlock<T, Across, S, std::is_same_v<S, T> ? 0 : Formula::streams.inputs>;
-  // Elements [begin, begin + length), which are `loaded` elements into `data`.
-  const auto groups = [&](int64_t begin, int64_t length, int64_t loaded, void* const* data, const auto& pass) {
-    for (int lane = 0; lane < (Across ? tile.rows : 1); lane += B::V::size) {
-      B block;
-      for (int k = 0; k < kMaxStreams; ++k) {
-        if (k < B::kStored)
-          block.data[k] = static_cast<S*>(data[k]) + loaded;
-        else
-          block.data[k] = static_cast<T*>(data[k]) + (Across ? lane : loaded);
-      }
-      block.loaded = loaded;
-      block.source = buffers.sources();
-      block.pitch = plan.tile_rows;
-      block.begin = begin;
-      block.n = length;
-      block.lane = lane;
-      block.rows = Across ? (tile.rows - lane < B::V::size ? tile.rows - lane : B::V::size) : 1;
-      pass(block);
-    }
+  RowView view[kMaxStreams] = {};
+  [[maybe_unused]] const auto load = [&](int64_t begin, bool again) {
+    const int64_t length = n - begin < plan.block ? n - begin : plan.block;
+    if (again) buffers.load(tile, begin, length, view);
+    return RowBlocks<B>{tile, view, plan.tile_rows, begin, length};
   };
-  void* data[kMaxStreams] = {};
   f.begin(tile);
   if constexpr (Accumulates<Formula>) {
-    for (int64_t begin = 0; begin < n; begin += plan.block) {
-      const int64_t length = n - begin < plan.block ? n - begin : plan.block;
-      buffers.load(tile, begin, length, true, data);
-      groups(begin, length, 0, data, [&](const B& b) { f.accumulate(b, plan.single); });
-    }
-    groups(0, 0, 0, data, [&](const B& b) { f.finish(b, plan.single); });
-    f.done(tile, Across && plan.single);
+    if (plan.single)
+      f.accumulate(load(0, true), true);
+    else
+      for (int64_t begin = 0; begin < n; begin += plan.block) f.accumulate(load(begin, true), false);
+    f.finish(tile, Across && plan.single);
   }
   if constexpr (Formula::streams.outputs > 0) {
     for (int64_t begin = 0; begin < n; begin += plan.block) {
-      const int64_t length = n - begin < plan.block ? n - begin : plan.block;
-      if (!Accumulates<Formula> || !plan.single) buffers.load(tile, begin, length, true, data);
-      const int64_t most = Across ? length : buffers.emitted_at_once(length);
-      for (int64_t i = 0; i < length; i += most) {
-        const int64_t part = length - i < most ? length - i : most;
-        groups(begin + i, part, i, data, [&](const B& b) { f.emit(b, plan.single); });
-        buffers.store(tile, begin + i, part, i);
-      }
+      const RowBlocks<B> blocks = load(begin, !Accumulates<Formula> || !plan.single);
+      const int64_t most = Across ? blocks.n : buffers.emitted_at_once(blocks.n);
+      blocks.each([&](const B& b) __attribute__((always_inline)) {
+        for (int64_t i = 0; i < blocks.n; i += most) {
+          const B part = b.part(i, blocks.n - i < most ? blocks.n - i : most);
+          f.emit(part, plan.single);
+          if (!Across && buffers.stores(tile, b.lane)) buffers.store(tile, b.lane, part.begin, part.n, i);
+        }
+      });
+      if (Across) buffers.store(tile, tile.rows - 1, begin, blocks.n, 0);
     }
   }
 }
 
 template <class T, bool Across, class S, class Formula, class Shared>
 void rows_pieces(const RowsArgs& a, const RowsPlan& plan, int64_t begin, int64_t end, Shared* shared) {
+  constexpr bool one_run = !Across && Formula::streams.inputs + Formula::streams.outputs > 0;
   RowBuffers<T> buffers(a, Formula::streams, plan);
   RowTile tile;
   Formula f(a, shared);
@@ -273,8 +323,8 @@ void rows_pieces(const RowsArgs& a, const RowsPlan& plan, int64_t begin, int64_t
     f.begin_piece(piece);
     const int64_t first = piece * plan.piece_rows;
     const int64_t last = first + plan.piece_rows < a.rows ? first + plan.piece_rows : a.rows;
-    for (int64_t r = first; r < last; r += plan.tile_rows) {
-      tile.locate(a, r, int(last - r < plan.tile_rows ? last - r : plan.tile_rows));
+    for (int64_t r = first; r < last; r += tile.rows) {
+      tile.locate(a, r, int(last - r < plan.tile_rows ? last - r : plan.tile_rows), one_run);
       rows_tile<T, Across, S>(plan, buffers, tile, a.n, f);
     }
     f.end_piece(piece);
@@ -284,7 +334,7 @@ void rows_pieces(const RowsArgs& a, const RowsPlan& plan, int64_t begin, int64_t
 // Returns the number of pieces.
 template <class T, class Formula, class Shared>
 int64_t rows_of(const RowsArgs& a, Shared* shared) {
-  const RowsPlan plan = plan_rows(a, Formula::streams, Formula::along_block);
+  const RowsPlan plan = plan_rows(a, Formula::streams, Formula::along_block, Formula::short_row);
   parallel_for(0, plan.pieces, 1, [&](int64_t begin, int64_t end) {
     if (plan.across) return rows_pieces<T, true, T, Formula>(a, plan, begin, end, shared);
     if constexpr (std::is_same_v<T, float> && Formula::streams.inputs > 0) {

@@ -23,49 +23,55 @@ struct SoftmaxRows : RowFormula<T> {
 
   SoftmaxRows(const RowsArgs&, void*) {}
   FASTGRAD_INLINE void begin(const RowTile& tile) {
-    for (int i = 0; i < tile.lanes(V::size); ++i) max.value[i] = T(-__builtin_inf()), sum.value[i] = 0;
+    for (int i = 0; i < tile.rows; i += V::size) max.set(i, V(T(-__builtin_inf()))), sum.set(i, V(0));
   }
   // Of a row that is one block, 16-bit inputs are widened once: into the output's buffer.
   template <class B>
   static constexpr int kWidened = B::kStored > 0 ? 1 : 0;
-  template <class B>
-  FASTGRAD_INLINE void accumulate(const B& b, bool whole) {
-    const auto x = [&](auto s) { return b.load(0, s, T(-__builtin_inf())); };
-    if (whole) {
-      const auto widened = [&](auto s) {
-        const V v = x(s);
-        if (kWidened<B>) b.store(1, s, v);
-        return v;
-      };
-      const V row_max = B::lanes(b.reduce(V(T(-__builtin_inf())), widened, Max()), Max());
-      max.set(b.lane, row_max);
-      const auto term = [&](auto s) {
-        b.prefetch_next(0, s);
-        const V e = exp_nonpositive(b.load(kWidened<B>, s, T(-__builtin_inf())) - row_max);
-        if constexpr (!Log) b.store(1, s, e);
-        return e;
-      };
-      sum.set(b.lane, b.reduce(V(0), term, Sum()));
-    } else {
-      math::MaxSum<V> state{max.get(b.lane), sum.get(b.lane)};
-      state.raise(b.reduce(V(T(-__builtin_inf())), x, Max()));
-      const V reference = state.reference();
-      state.sum = state.sum + b.reduce(V(0), [&](auto s) { return exp_nonpositive(x(s) - reference); }, Sum());
-      max.set(b.lane, state.maximum);
-      sum.set(b.lane, state.sum);
+  template <class Blocks>
+  FASTGRAD_INLINE void accumulate(const Blocks& blocks, bool whole) {
+    using B = typename Blocks::Block;
+    constexpr T lowest = T(-__builtin_inf());
+    const bool widened = whole && kWidened<B>;
+    blocks.reduce(
+        [&](const B& b) {
+          const auto x = [&](auto s) {
+            const V v = b.load(0, s, lowest);
+            if (widened) b.store(1, s, v);
+            return v;
+          };
+          return b.reduce(V(lowest), x, Max());
+        },
+        Max(),
+        [&](int lane, V highest) {
+          if (whole) return max.set(lane, highest);
+          math::MaxSum<V> state{max.get(lane), sum.get(lane)};
+          state.raise(highest);
+          max.set(lane, state.maximum);
+          sum.set(lane, state.sum);
+        });
+    blocks.reduce(
+        [&](const B& b) {
+          const V reference = math::MaxSum<V>{max.of(b), V(0)}.reference();
+          const auto exponential = [&](auto s) {
+            b.prefetch_next(0, s);
+            const V e = exp_nonpositive((widened ? b.load(1, s, lowest) : b.load(0, s, lowest)) - reference);
+            if (!Log && whole) b.store(1, s, e);
+            return e;
+          };
+          return b.reduce(V(0), exponential, Sum());
+        },
+        Sum(), [&](int lane, V v) { sum.set(lane, sum.get(lane) + v); });
+  }
+  FASTGRAD_INLINE void finish(const RowTile& tile, bool) {
+    for (int lane = 0; lane < tile.rows; lane += V::size) {
+      const V total = sum.get(lane);
+      sum.set(lane, Log ? log(total) : V(1) / total);
     }
   }
   template <class B>
-  FASTGRAD_INLINE void finish(const B& b, bool whole) {
-    math::MaxSum<V> state{max.get(b.lane), sum.get(b.lane)};
-    if (!whole) state.raise(B::lanes(state.maximum, Max()));
-    const V total = B::lanes(state.sum, Sum());
-    max.set(b.lane, state.maximum);
-    sum.set(b.lane, Log ? log(total) : V(1) / total);
-  }
-  template <class B>
   FASTGRAD_INLINE void emit(const B& b, bool whole) {
-    const V m = max.get(b.lane), r = sum.get(b.lane);
+    const V m = max.of(b), r = sum.of(b);
     if (Log)
       b.each([&](auto s) { b.store(1, s, math::log_softmax(b.load(whole ? kWidened<B> : 0, s), m, r)); });
     else if (whole)
@@ -81,28 +87,30 @@ struct SoftmaxBackwardRows : RowFormula<T> {
   using V = Vec<T>;
   static constexpr bool accumulates = true;
   static constexpr RowStreams streams = {2, 1, {0, 1, 2}};
+  static constexpr int short_row = 1;
   static constexpr int64_t along_block = kRowInCache;
   RowState<T> sum;
+  bool streams_out;  // nothing is read meanwhile; elsewhere there is too little arithmetic to fetch beside it
 
-  SoftmaxBackwardRows(const RowsArgs&, void*) {}
+  SoftmaxBackwardRows(const RowsArgs& a, void*)
+      : streams_out(a.rows * a.n * size_of(a.operand[2].dtype) >= kStreamFrom) {}
   FASTGRAD_INLINE void begin(const RowTile& tile) {
-    for (int i = 0; i < tile.lanes(V::size); ++i) sum.value[i] = 0;
+    for (int i = 0; i < tile.rows; i += V::size) sum.set(i, V(0));
   }
-  template <class B>
-  FASTGRAD_INLINE void accumulate(const B& b, bool) {
-    const auto term = [&](auto s) { return Log ? b.load(0, s) : b.load(0, s) * b.load(1, s); };
-    sum.set(b.lane, sum.get(b.lane) + b.reduce(V(0), term, Sum()));
-  }
-  template <class B>
-  FASTGRAD_INLINE void finish(const B& b, bool) {
-    sum.set(b.lane, B::lanes(sum.get(b.lane), Sum()));
+  template <class Blocks>
+  FASTGRAD_INLINE void accumulate(const Blocks& blocks, bool) {
+    blocks.reduce(
+        [&](const auto& b) {
+          const auto term = [&](auto s) { return Log ? b.load(0, s) : b.load(0, s) * b.load(1, s); };
+          return b.reduce(V(0), term, Sum());
+        },
+        Sum(), [&](int lane, V v) { sum.set(lane, sum.get(lane) + v); });
   }
   template <class B>
   FASTGRAD_INLINE void emit(const B& b, bool) {
-    const V total = sum.get(b.lane);
+    const V total = sum.of(b);
     b.each([&](auto s) {
-      b.prefetch_next(0, s);
-      b.prefetch_next(1, s);
+      if (streams_out) b.prefetch_next(0, s), b.prefetch_next(1, s);
       const V g = b.load(0, s), y = b.load(1, s);
       b.store(2, s, Log ? math::log_softmax_backward(g, y, total) : math::softmax_backward(g, y, total));
     });

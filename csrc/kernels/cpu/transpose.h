@@ -27,6 +27,16 @@ FASTGRAD_INLINE void transpose_stage(Vec<T>* r) {
   if constexpr (half > 1) transpose_stage<T, half / 2>(r);
 }
 
+// Lane i of the result is reduce_lanes(r[i], f), to the bit: of all registers at once, which takes their places.
+template <int half, class T, class F>
+FASTGRAD_INLINE Vec<T> reduce_each(Vec<T>* r, F f) {
+#pragma GCC unroll 16
+  for (int i = 0; i < half; ++i)
+    r[i] = f(pick_halves<T, half, false>(r[i], r[i + half]), pick_halves<T, half, true>(r[i], r[i + half]));
+  if constexpr (half > 1) reduce_each<half / 2>(r, f);
+  return r[0];
+}
+
 // 16 x 16, in an order whose shuffles need no register of indices, nor a copy of what they overwrite: pairs and fours
 // within each quarter (of 4 lanes), then the quarters.
 template <int width, bool high, class V, size_t... I>
