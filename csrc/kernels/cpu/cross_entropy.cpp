@@ -134,6 +134,15 @@ struct CrossEntropy : ClassLossSums<T> {
     if constexpr (!Probabilities) this->read_classes(tile);
   }
 
+  // Raises maxima, and refers what is relative to them to the new ones.
+  FASTGRAD_INLINE void raise(int lane, V highest) {
+    math::MaxSum<V> state{max.get(lane), sum.get(lane)};
+    const V before = state.reference();
+    state.raise(highest);
+    max.set(lane, state.maximum);
+    sum.set(lane, state.sum);
+    sum_q_x.set(lane, sum_q_x.get(lane) + sum_q.get(lane) * (before - state.reference()));
+  }
   template <class Blocks>
   FASTGRAD_INLINE void accumulate(const Blocks& blocks, bool whole) {
     accumulate(blocks, whole, [](const auto&, auto, V) {});
@@ -145,16 +154,7 @@ struct CrossEntropy : ClassLossSums<T> {
     constexpr T lowest = T(-__builtin_inf());
     const auto reference = [&](const B& b) { return math::MaxSum<V>{max.of(b), V(0)}.reference(); };
     blocks.reduce([&](const B& b) { return b.reduce(V(lowest), [&](auto s) { return b.load(0, s, lowest); }, Max()); },
-                  Max(),
-                  [&](int lane, V highest) {
-                    if (whole) return max.set(lane, highest);
-                    math::MaxSum<V> state{max.get(lane), sum.get(lane)};
-                    const V before = state.reference();
-                    state.raise(highest);
-                    max.set(lane, state.maximum);
-                    sum.set(lane, state.sum);
-                    if (sums_all) sum_q_x.set(lane, sum_q_x.get(lane) + sum_q.get(lane) * (before - state.reference()));
-                  });
+                  Max(), [&](int lane, V highest) { whole ? max.set(lane, highest) : raise(lane, highest); });
     if (sums_all) {
       const auto share = [&](const B& b, auto s) { return share_of<T, Probabilities>(b, s, weights, smoothing); };
       blocks.reduce([&](const B& b) { return b.reduce(V(0), [&](auto s) { return share(b, s); }, Sum()); }, Sum(),
@@ -179,7 +179,7 @@ struct CrossEntropy : ClassLossSums<T> {
           const V from = reference(b), number = classes.number.of(b);
           V picked = T(__builtin_nan(""));
           const auto exponential = [&](auto s) {
-            b.prefetch_next(0, s);
+            b.prefetch_next(s, whole ? B::kStreams : streams.inputs);  // of a longer row, emit() is far away
             const V x = b.load(0, s, lowest);
             if (compares) picked = select(number == V(kClassNumber<T>[s.i]), x, picked);
             const V e = exp_nonpositive(x - from);
@@ -203,7 +203,11 @@ struct CrossEntropy : ClassLossSums<T> {
     return select(counts != V(0), loss, V(0));
   }
 
-  FASTGRAD_INLINE void finish(const RowTile& tile, bool in_tile) {
+  FASTGRAD_INLINE void finish(const RowTile& tile, bool in_tile, bool split) {
+    if (split) {
+      raise(0, V(reduce_lanes(max.get(0), Max())));
+      for (RowState<T>* s : {&sum, &sum_q, &sum_q_x}) s->set(0, V(reduce_lanes(s->get(0), Sum())));
+    }
     const int64_t plane = args.operand[kStats].element_stride;
     store_rows<T>(tile, kStats, 0, max.value);
     store_rows<T>(tile, kStats, plane, sum.value);
@@ -231,8 +235,8 @@ struct CrossEntropyWithGradient : CrossEntropy<T, false> {
 
   CrossEntropyWithGradient(const RowsArgs& a, ClassLossShared<T>* s) : Base(a, s), gradient(a, s->weights) {}
 
-  FASTGRAD_INLINE void finish(const RowTile& tile, bool in_tile) {
-    Base::finish(tile, in_tile);
+  FASTGRAD_INLINE void finish(const RowTile& tile, bool in_tile, bool split) {
+    Base::finish(tile, in_tile, split);
     for (int lane = 0; lane < tile.rows; ++lane) gradient.share.value[lane] = this->shared->incoming;
     gradient.set(tile.rows, this->classes, this->sum);
   }
@@ -304,7 +308,7 @@ struct CrossEntropyBackward : RowFormula<T> {
   FASTGRAD_INLINE void emit(const B& b, bool) {
     const Vec<T> row_max = max.of(b);
     gradient.emit(b, streams.inputs, classes, [&](auto s) {
-      b.prefetch_next(0, s);
+      b.prefetch_next(s);
       return exp_nonpositive(b.load(0, s) - row_max);
     });
   }

@@ -161,8 +161,7 @@ void RowBuffers<T>::load(const RowTile& tile, int64_t begin, int64_t n, RowView*
       char* const from = tile.run[0].base[k] + begin * o.element_stride;
       view[s] = {from, row, larger(plan_.single ? plan_.tile_rows * row : n * o.element_stride, kLead)};
       if (!buffer_[s]) continue;
-      view[s].data = reinterpret_cast<char*>(buffer_[s]);
-      view[s].step = plan_.block * sizeof(T);
+      view[s] = {reinterpret_cast<char*>(buffer_[s]), plan_.block * int64_t(sizeof(T)), 0};
       if (s < streams_.inputs)
         for (int j = 0; j < tile.rows; ++j)
           load_run<T>(o.dtype, buffer_[s] + j * plan_.block, from + j * row, o.element_stride, n);

@@ -64,29 +64,30 @@ struct Part {
   int64_t i, count;
 };
 
-// A stream of a tile's block: where its first row begins, the bytes from row to row, and from what is read to what will
-// be read after this block.
+// A stream of a tile's block: where its first row begins, and the bytes from row to row and to what comes after the
+// block.
 struct RowView {
   char* data;
   int64_t step, lead;
 };
 
-// A row, or across a register of rows. The first `Inputs` streams are of type S in memory.
-template <class T, bool Across, class S = T, int Inputs = 0>
+// A row, or across a register of rows, of `Streams` streams. The first `Inputs` are of type S in memory.
+template <class T, bool Across, int Streams, class S = T, int Inputs = 0>
 struct RowBlock {
   using V = Vec<T>;
   static constexpr bool rows_in_lanes = Across;
-  static constexpr int kRows = Across ? V::size : 1, kStored = Inputs;
+  static constexpr int kRows = Across ? V::size : 1, kStreams = Streams, kStored = Inputs;
   char* data[kMaxStreams];
-  const char* ahead[kMaxStreams];  // along: what will be read of the stream after this block
+  const char* ahead[kMaxStreams];  // along: the same of what comes after this block
   int64_t pitch;                   // across: from one element of a row to the next
   int64_t begin, n;                // the block's place in the row
   int lane, rows;                  // the first row's lane in the tile, and how many there are
+  bool split;                      // see RowBlocks
 
   // Elements [i, i + count) of it.
   FASTGRAD_INLINE RowBlock part(int64_t i, int64_t count) const {
     RowBlock b = *this;
-    for (int k = 0; k < kMaxStreams; ++k) {
+    for (int k = 0; k < Streams; ++k) {
       const int64_t bytes = i * (Across ? pitch : 1) * kItem(k);
       b.data[k] += bytes, b.ahead[k] += bytes;
     }
@@ -113,9 +114,12 @@ struct RowBlock {
     if (k < Inputs) return load_as<T>(reinterpret_cast<const S*>(data[k]) + s.i, s.count, fill);
     return V::load(at(k, s.i), s.count, fill);
   }
+  // Calls for the same step of what comes after this block: the hardware does not foresee where the next rows begin,
+  // and lines to be written are read first.
   template <class Step>
-  FASTGRAD_INLINE void prefetch_next(int k, Step s) const {
-    if constexpr (!Across) __builtin_prefetch(ahead[k] + s.i * kItem(k), 0, 2);
+  FASTGRAD_INLINE void prefetch_next(Step s, int streams = kStreams) const {
+    if constexpr (!Across)
+      for (int k = 0; k < streams; ++k) __builtin_prefetch(ahead[k] + s.i * kItem(k), 0, 2);
   }
   FASTGRAD_INLINE void store(int k, Whole s, V v) const { v.store(at(k, s.i)); }
   FASTGRAD_INLINE void store(int k, Part s, V v) const { v.store(at(k, s.i), s.count); }
@@ -167,11 +171,12 @@ struct RowState {
   // As the lanes of block b need it.
   template <class B>
   FASTGRAD_INLINE Vec<T> of(const B& b) const {
-    return B::rows_in_lanes ? get(b.lane) : Vec<T>(value[b.lane]);
+    return B::rows_in_lanes || b.split ? get(b.lane) : Vec<T>(value[b.lane]);
   }
 };
 
-// A block of all rows of a tile.
+// A block of all rows of a tile. `split`: of a single long row, each of whose lanes has results of its own until
+// finish() combines them, since to do that after every block takes 3 to 5% of the time.
 template <class B>
 struct RowBlocks {
   using Block = B;
@@ -179,11 +184,12 @@ struct RowBlocks {
   const RowTile& tile;
   const RowView* view;
   int64_t pitch, begin, n;
+  bool split;
 
   FASTGRAD_INLINE B first() const {
     B b;
-    for (int k = 0; k < kMaxStreams; ++k) b.data[k] = view[k].data, b.ahead[k] = view[k].data + view[k].lead;
-    b.pitch = pitch, b.begin = begin, b.n = n;
+    for (int k = 0; k < B::kStreams; ++k) b.data[k] = view[k].data, b.ahead[k] = view[k].data + view[k].lead;
+    b.pitch = pitch, b.begin = begin, b.n = n, b.split = split;
     b.lane = 0;
     b.rows = tile.rows < B::kRows ? tile.rows : B::kRows;
     return b;
@@ -191,13 +197,14 @@ struct RowBlocks {
   FASTGRAD_INLINE void advance(B& b) const {
     b.lane += B::kRows;
     if (tile.rows - b.lane < b.rows) b.rows = tile.rows - b.lane;
-    for (int k = 0; k < kMaxStreams; ++k) b.data[k] += B::kRows * view[k].step, b.ahead[k] += B::kRows * view[k].step;
+    for (int k = 0; k < B::kStreams; ++k) b.data[k] += B::kRows * view[k].step, b.ahead[k] += B::kRows * view[k].step;
   }
   template <class F>
   FASTGRAD_INLINE void each(const F& f) const {
     for (B b = first(); b.lane < tile.rows; advance(b)) f(b);
   }
-  // Calls take(lane, v), v being of each row from `lane` on the partial results that partial(block) gives, combined.
+  // Calls take(lane, v), v being of each row from `lane` on, or of each lane of a split one, the partial results that
+  // partial(block) gives, combined.
   template <class Partial, class Combine, class Take>
   FASTGRAD_INLINE void reduce(const Partial& partial, const Combine& combine, const Take& take) const {
     if constexpr (B::rows_in_lanes) {
@@ -206,14 +213,15 @@ struct RowBlocks {
       B b = first();
       for (int lane = 0; lane < tile.rows; lane += V::size) {
         const int count = tile.rows - lane < V::size ? tile.rows - lane : V::size;
-        V row[V::size];
-        for (int j = 0; j < count; ++j, advance(b)) row[j] = partial(b);
-        if (count == 1) {
-          take(lane, V(reduce_lanes(row[0], combine)));
-        } else {
+        V row[V::size], last;
+        for (int j = 0; j < count; ++j, advance(b)) row[j] = last = partial(b);
+        if (count > 1) {
           for (int j = count; j < V::size; ++j) row[j] = V(0);
-          take(lane, reduce_each<V::size / 2>(row, combine));
+          last = reduce_each<V::size / 2>(row, combine);
+        } else if (!split) {
+          last = V(reduce_lanes(last, combine));
         }
+        take(lane, last);
       }
     }
   }
@@ -263,7 +271,7 @@ class RowBuffers {
 //   begin_piece(piece), end_piece(piece)
 //   begin(tile)        before the first pass
 //   accumulate(blocks, whole) the first pass: of all rows, a block; `whole`: it is all of each
-//   finish(tile, in_tile) after it; `in_tile`: whole rows lay in the lanes, for accumulate() to read
+//   finish(tile, in_tile, split) after it; `in_tile`: whole rows lay in the lanes, for accumulate() to read
 //   emit(block, whole) the second pass, if there are outputs
 // of which it overrides what it needs.
 template <class T>
@@ -272,7 +280,7 @@ struct RowFormula {
   FASTGRAD_INLINE void begin_piece(int64_t) {}
   FASTGRAD_INLINE void end_piece(int64_t) {}
   FASTGRAD_INLINE void begin(const RowTile&) {}
-  FASTGRAD_INLINE void finish(const RowTile&, bool) {}
+  FASTGRAD_INLINE void finish(const RowTile&, bool, bool) {}
   template <class B>
   FASTGRAD_INLINE void emit(const B&, bool) {}
 };
@@ -282,24 +290,25 @@ concept Accumulates = requires { F::accumulates; };
 template <class T, bool Across, class S, class Formula>
 FASTGRAD_INLINE void rows_tile(const RowsPlan& plan, RowBuffers<T>& buffers, const RowTile& tile, int64_t n,
                                Formula& f) {
-  using B = RowBlock<T, Across, S, std::is_same_v<S, T> ? 0 : Formula::streams.inputs>;
+  constexpr RowStreams streams = Formula::streams;
+  using B = RowBlock<T, Across, streams.inputs + streams.outputs, S, std::is_same_v<S, T> ? 0 : streams.inputs>;
   RowView view[kMaxStreams] = {};
-  [[maybe_unused]] const auto load = [&](int64_t begin, bool again) {
+  [[maybe_unused]] const auto load = [&](int64_t begin, bool again, bool split) {
     const int64_t length = n - begin < plan.block ? n - begin : plan.block;
     if (again) buffers.load(tile, begin, length, view);
-    return RowBlocks<B>{tile, view, plan.tile_rows, begin, length};
+    return RowBlocks<B>{tile, view, plan.tile_rows, begin, length, split};
   };
   f.begin(tile);
   if constexpr (Accumulates<Formula>) {
     if (plan.single)
-      f.accumulate(load(0, true), true);
+      f.accumulate(load(0, true, false), true);
     else
-      for (int64_t begin = 0; begin < n; begin += plan.block) f.accumulate(load(begin, true), false);
-    f.finish(tile, Across && plan.single);
+      for (int64_t begin = 0; begin < n; begin += plan.block) f.accumulate(load(begin, true, !Across), false);
+    f.finish(tile, Across && plan.single, !Across && !plan.single);
   }
-  if constexpr (Formula::streams.outputs > 0) {
+  if constexpr (streams.outputs > 0) {
     for (int64_t begin = 0; begin < n; begin += plan.block) {
-      const RowBlocks<B> blocks = load(begin, !Accumulates<Formula> || !plan.single);
+      const RowBlocks<B> blocks = load(begin, !Accumulates<Formula> || !plan.single, false);
       const int64_t most = Across ? blocks.n : buffers.emitted_at_once(blocks.n);
       blocks.each([&](const B& b) __attribute__((always_inline)) {
         for (int64_t i = 0; i < blocks.n; i += most) {

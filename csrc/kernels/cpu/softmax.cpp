@@ -54,7 +54,7 @@ struct SoftmaxRows : RowFormula<T> {
         [&](const B& b) {
           const V reference = math::MaxSum<V>{max.of(b), V(0)}.reference();
           const auto exponential = [&](auto s) {
-            b.prefetch_next(0, s);
+            b.prefetch_next(s, whole ? B::kStreams : streams.inputs);  // of a longer row, emit() is far away
             const V e = exp_nonpositive((widened ? b.load(1, s, lowest) : b.load(0, s, lowest)) - reference);
             if (!Log && whole) b.store(1, s, e);
             return e;
@@ -63,7 +63,13 @@ struct SoftmaxRows : RowFormula<T> {
         },
         Sum(), [&](int lane, V v) { sum.set(lane, sum.get(lane) + v); });
   }
-  FASTGRAD_INLINE void finish(const RowTile& tile, bool) {
+  FASTGRAD_INLINE void finish(const RowTile& tile, bool, bool split) {
+    if (split) {
+      math::MaxSum<V> state{max.get(0), sum.get(0)};
+      state.raise(V(reduce_lanes(state.maximum, Max())));
+      max.set(0, state.maximum);
+      sum.set(0, V(reduce_lanes(state.sum, Sum())));
+    }
     for (int lane = 0; lane < tile.rows; lane += V::size) {
       const V total = sum.get(lane);
       sum.set(lane, Log ? log(total) : V(1) / total);
@@ -90,10 +96,8 @@ struct SoftmaxBackwardRows : RowFormula<T> {
   static constexpr int short_row = 1;
   static constexpr int64_t along_block = kRowInCache;
   RowState<T> sum;
-  bool streams_out;  // nothing is read meanwhile; elsewhere there is too little arithmetic to fetch beside it
 
-  SoftmaxBackwardRows(const RowsArgs& a, void*)
-      : streams_out(a.rows * a.n * size_of(a.operand[2].dtype) >= kStreamFrom) {}
+  SoftmaxBackwardRows(const RowsArgs&, void*) {}
   FASTGRAD_INLINE void begin(const RowTile& tile) {
     for (int i = 0; i < tile.rows; i += V::size) sum.set(i, V(0));
   }
@@ -106,11 +110,14 @@ struct SoftmaxBackwardRows : RowFormula<T> {
         },
         Sum(), [&](int lane, V v) { sum.set(lane, sum.get(lane) + v); });
   }
+  FASTGRAD_INLINE void finish(const RowTile&, bool, bool split) {
+    if (split) sum.set(0, V(reduce_lanes(sum.get(0), Sum())));
+  }
   template <class B>
   FASTGRAD_INLINE void emit(const B& b, bool) {
     const V total = sum.of(b);
     b.each([&](auto s) {
-      if (streams_out) b.prefetch_next(0, s), b.prefetch_next(1, s);
+      b.prefetch_next(s);
       const V g = b.load(0, s), y = b.load(1, s);
       b.store(2, s, Log ? math::log_softmax_backward(g, y, total) : math::softmax_backward(g, y, total));
     });

@@ -26,8 +26,8 @@ FASTGRAD_FORMULA V weighted_probability(V t, V weight, V smoothing, V classes) {
   return weight * (t * (V(1) - smoothing) + smoothing / classes);
 }
 // d/dx_c of -sum(q log p), times the incoming gradient g: with `exponential` = exp(x_c - m), `scale` = g sum(q) / s and
-// `share` = g q_c. By fma: which of the products it rounds must not be left to the compiler, or the gradient that forward
-// leaves may differ from that of backward.
+// `share` = g q_c. By fma: which of the products it rounds must not be left to the compiler, or the gradient that
+// forward leaves may differ from that of backward.
 template <class V>
 FASTGRAD_FORMULA V cross_entropy_backward(V exponential, V scale, V share) {
   return fma(scale, exponential, -share);
