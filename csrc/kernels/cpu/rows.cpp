@@ -10,7 +10,11 @@
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
-constexpr int64_t kTileBytes = 1 << 18;    // a tile of one operand: a few fit L2
+constexpr int64_t kTileBytes = 1 << 20;   // whole rows across, of one operand: they stay in L2, or fall to L3
+constexpr int64_t kBlockBytes = 1 << 18;  // a block of them where they do not: a few fit L2
+constexpr int64_t kShortestRun = 256;     // bytes of rows side by side
+constexpr int64_t kRunsAhead = 8;         // fetched, unless they are long
+constexpr int64_t kLongRun = 1024;
 constexpr int64_t kLongBlock = 4096;       // elements of a row that is read twice anyway: stays in L1
 constexpr int64_t kPieceElements = 32768;  // worth a thread
 constexpr int64_t kLead = 8192;            // bytes from a block to what is fetched meanwhile, at least
@@ -24,7 +28,7 @@ FASTGRAD_INLINE int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b 
 
 }  // namespace
 
-RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_block, int short_row) {
+RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_block, int short_row, bool again) {
   RowsPlan plan;
   const int64_t item = size_of(a.compute);
   const bool short_rows = a.n * item <= short_row * kVecBytes && a.rows > 1;
@@ -38,9 +42,16 @@ RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_b
   plan.across &= !no_streams;
   plan.tile_rows = kTileRows;
   if (plan.across) {
-    // Rows side by side make long runs in memory; short rows fit the cache in smaller tiles.
+    // Rows side by side make long runs in memory; short rows fit the cache in smaller tiles. Not to read rows twice is
+    // worth runs that are shorter.
     plan.tile_rows = short_rows ? kShortTile : kTileRows;
-    plan.block = kTileBytes / (plan.tile_rows * item);
+    const int64_t run = plan.tile_rows * size_of(a.operand[streams.index[0]].dtype);
+    int fewer = 1;
+    while (run / (2 * fewer) >= kShortestRun && plan.tile_rows / fewer * a.n * item * streams.inputs > kTileBytes)
+      fewer *= 2;
+    const bool once = again && plan.tile_rows / fewer * a.n * item <= kTileBytes;
+    if (once) plan.tile_rows /= fewer;
+    plan.block = (once ? kTileBytes : kBlockBytes) / (plan.tile_rows * item);
   } else {
     plan.block = a.n * item <= along_block ? larger(a.n, 1) : kLongBlock;
   }
@@ -98,7 +109,7 @@ bool is_streamed(const RowsArgs& a, const RowStreams& streams, const RowsPlan& p
     if (a.operand[streams.index[in]].data == o.data) return false;
   if (!plan.across) return o.element_stride == item && (row == a.n * item || a.n * item >= kStreamRun);
   if (o.element_stride == item) return row == a.n * item && a.row_shape[0] >= plan.tile_rows;
-  return row == item && smaller(a.row_shape[0], plan.tile_rows) * item >= kStreamRun;
+  return row == item && smaller(a.row_shape[0], plan.tile_rows) * item >= kShortestRun;
 }
 
 }  // namespace
@@ -127,8 +138,6 @@ RowBuffers<T>::RowBuffers(const RowsArgs& a, const RowStreams& streams, const Ro
   if (adjacent && a.n > 0)
     while (2 * at_once_ * a.n <= kStreamedAtOnce) at_once_ *= 2;
   memory_ = buffers ? static_cast<T*>(std::aligned_alloc(64, buffers * elements * sizeof(T))) : nullptr;
-  // Lanes past the last row are computed too, and must not be slow.
-  if (plan.across) std::memset(memory_, 0, buffers * elements * sizeof(T));
   T* next = memory_;
   for (int s = 0; s < count; ++s) {
     const bool shared = plan.across && s >= streams.inputs && streams.inputs > 0;
@@ -169,6 +178,9 @@ void RowBuffers<T>::load(const RowTile& tile, int64_t begin, int64_t n, RowView*
     }
     view[s] = {reinterpret_cast<char*>(buffer_[s]), sizeof(T), 0};
     if (s >= streams_.inputs) continue;
+    // Lanes past the last row are computed too, and must not be slow.
+    if (const int64_t past = round_up(tile.rows, Vec<T>::size) - tile.rows; past > 0)
+      for (int64_t i = 0; i < n; ++i) std::memset(buffer_[s] + i * plan_.tile_rows + tile.rows, 0, past * sizeof(T));
     for (int r = 0; r < tile.runs; ++r) {
       const auto& run = tile.run[r];
       const char* from = run.base[k] + begin * o.element_stride;
@@ -189,8 +201,12 @@ void RowBuffers<T>::load(const RowTile& tile, int64_t begin, int64_t n, RowView*
           for (int j = 0; j < run.count; ++j) load_run<T>(o.dtype, scratch_ + j * n, from + j * row, item, n);
         transpose(scratch_, n, to, plan_.tile_rows, run.count, n);
       } else if (o.dtype == dtype_of<T> && row == item) {
-        for (int64_t i = 0; i < n; ++i)
+        for (int64_t i = 0; i < n; ++i) {
+          if (run.count * item < kLongRun)
+            for (int64_t line = 0; line < run.count * item; line += 64)
+              __builtin_prefetch(from + (i + kRunsAhead) * o.element_stride + line);
           std::memcpy(to + i * plan_.tile_rows, from + i * o.element_stride, run.count * sizeof(T));
+        }
       } else {
         for (int64_t i = 0; i < n; ++i)
           load_run<T>(o.dtype, to + i * plan_.tile_rows, from + i * o.element_stride, row, run.count);

@@ -227,7 +227,8 @@ struct RowBlocks {
   }
 };
 
-RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_block, int short_row);
+// `again`: whether emit() reads what accumulate() read.
+RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_block, int short_row, bool again);
 
 // The buffers of one thread, and what moves blocks in and out of them.
 template <class T>
@@ -343,7 +344,8 @@ void rows_pieces(const RowsArgs& a, const RowsPlan& plan, int64_t begin, int64_t
 // Returns the number of pieces.
 template <class T, class Formula, class Shared>
 int64_t rows_of(const RowsArgs& a, Shared* shared) {
-  const RowsPlan plan = plan_rows(a, Formula::streams, Formula::along_block, Formula::short_row);
+  const RowsPlan plan = plan_rows(a, Formula::streams, Formula::along_block, Formula::short_row,
+                                  Accumulates<Formula> && Formula::streams.outputs > 0);
   parallel_for(0, plan.pieces, 1, [&](int64_t begin, int64_t end) {
     if (plan.across) return rows_pieces<T, true, T, Formula>(a, plan, begin, end, shared);
     if constexpr (std::is_same_v<T, float> && Formula::streams.inputs > 0) {
