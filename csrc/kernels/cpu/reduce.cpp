@@ -14,6 +14,7 @@ namespace {
 constexpr int64_t kRun = 4096;        // elements of a run: its block stays in L1 for a second pass
 constexpr int64_t kTileBytes = 2048;  // of a row of columns: whole cache lines, and enough of them to prefetch
 constexpr int64_t kTileRows = 16;     // rows of columns reduced before the results are touched
+constexpr int64_t kNarrow = 4;        // where rows are a quarter of a tile's, or less, so many times as many
 constexpr int64_t kShortTile = 128;   // columns where these are strided: their cache lines must stay in L1
 constexpr int64_t kShortRow = 64;     // below this, elements per result are too few for a run
 constexpr int64_t kMaxResults = 512;  // results a piece has
@@ -83,6 +84,7 @@ Plan make_plan(const ReduceArgs& a) {
   p.results_inside = !p.columns && !inner;
   if (p.columns) {
     p.width = smaller(a.kept, inner ? kShortTile : kTileBytes / int64_t(sizeof(T)));
+    if (!inner && run >= kTileRows) p.width = smaller(p.width, run);  // a tile of several runs would be gathered
     p.tiles = divide_up(a.kept, p.width);
     const int64_t splits = larger(1, kMaxColumnPieces / p.tiles);
     p.depth = divide_up(larger(divide_up(a.reduced, splits), kGrain / p.width), kTileRows) * kTileRows;
@@ -180,7 +182,22 @@ struct Driver {
         in_place = false;
       }
     }
-    blocks.run(in, n, in_place ? n : 0, formula, state, pitch, before, at);
+    constexpr int64_t step[kMaxInputs] = {};
+    blocks.run(in, step, 1, n, in_place ? n : 0, formula, state, pitch, before, at);
+  }
+
+  // How many results from j on have their n elements from `at` on in place, at a constant distance.
+  int64_t adjacent(int64_t j, int64_t j1, int64_t at, int64_t n, const T** in, int64_t* step) const {
+    int64_t count = j1 - j;
+    for (int k = 0; k < a.inputs; ++k) {
+      const ReduceArgs::Input& input = a.in[k];
+      const Strided kept = kept_of(a, input.kept_strides), reduced = reduced_of(a, input.reduced_strides);
+      if (!direct(input, reduced) || reduced.run(at, n) < n || kept.stride() % int64_t(sizeof(T)) != 0) return 0;
+      count = smaller(count, kept.run(j, count));
+      in[k] = reinterpret_cast<const T*>(static_cast<const char*>(input.data) + kept.offset(j) + reduced.offset(at));
+      step[k] = kept.stride() / int64_t(sizeof(T));
+    }
+    return count;
   }
 
   // Blocks end where a run of memory does, if that leaves them long enough.
@@ -210,32 +227,42 @@ struct Driver {
         for (int64_t j = j0; j < j1; ++j) one(j, at);
       }
     } else {
-      for (int64_t j = j0; j < j1; ++j)
+      int64_t count, step[kMaxInputs];
+      for (int64_t j = j0; j < j1; j += count) {
+        n = end - begin;
+        count = n <= kRun ? adjacent(j, j1, begin, n, in, step) : 0;
+        if (count > 0) {
+          blocks.run(in, step, count, n, n, formula, state + (j - j0), pitch, 0, begin);
+          continue;
+        }
+        count = 1;
         for (int64_t at = begin; at < end; at += n) {
           n = block_length(at, end);
           one(j, at);
         }
+      }
     }
   }
 
   void columns(int64_t j0, int64_t j1, int64_t begin, int64_t end, W* state, int64_t pitch) const {
     Tile tile;
     const int64_t width = j1 - j0;
+    const bool narrow = width <= kTile / kNarrow;
+    const int64_t pitch_in = narrow ? kTile / kNarrow : kTile, most = narrow ? kTileRows * kNarrow : kTileRows;
     // Whole registers are read: what lies behind the columns must be numbers.
     for (int k = 0; k < a.inputs; ++k)
-      for (int64_t r = 0; r < kTileRows; ++r)
-        for (int64_t c = width; c % 16 != 0; ++c) tile.buffer[k][r * kTile + c] = 0;
+      for (int64_t r = 0; r < most; ++r)
+        for (int64_t c = width; c % 16 != 0; ++c) tile.buffer[k][r * pitch_in + c] = 0;
     const T* in[kMaxInputs];
     int64_t row_stride[kMaxInputs], rows;
     for (int64_t at = begin; at < end; at += rows) {
-      rows = smaller(kTileRows, end - at);
+      rows = smaller(most, end - at);
       bool padded = true;
       for (int k = 0; k < a.inputs; ++k) {
         const ReduceArgs::Input& input = a.in[k];
         const Strided kept = kept_of(a, input.kept_strides), reduced = reduced_of(a, input.reduced_strides);
         const char* base = static_cast<const char*>(input.data);
-        if (direct(input, kept) && kept.run(j0, width) == width && width >= kTile / 4 &&
-            reduced.run(at, rows) == rows) {
+        if (direct(input, kept) && kept.run(j0, width) == width && reduced.run(at, rows) == rows) {
           in[k] = reinterpret_cast<const T*>(base + kept.offset(j0) + reduced.offset(at));
           row_stride[k] = reduced.stride() / int64_t(sizeof(T));
           padded = false;
@@ -243,14 +270,14 @@ struct Driver {
                    kept.stride() % int64_t(sizeof(T)) == 0 && kept.run(j0, width) == width &&
                    reduced.run(at, rows) == rows) {  // short rows
           transpose(reinterpret_cast<const T*>(base + kept.offset(j0) + reduced.offset(at)),
-                    kept.stride() / int64_t(sizeof(T)), tile.buffer[k], kTile, width, rows);
+                    kept.stride() / int64_t(sizeof(T)), tile.buffer[k], pitch_in, width, rows);
           in[k] = tile.buffer[k];
-          row_stride[k] = kTile;
+          row_stride[k] = pitch_in;
         } else {
           for (int64_t r = 0; r < rows; ++r)
-            gather(input, base ? base + reduced.offset(at + r) : base, kept, j0, width, tile.buffer[k] + r * kTile);
+            gather(input, base ? base + reduced.offset(at + r) : base, kept, j0, width, tile.buffer[k] + r * pitch_in);
           in[k] = tile.buffer[k];
-          row_stride[k] = kTile;
+          row_stride[k] = pitch_in;
         }
       }
       blocks.columns(in, row_stride, rows, width, padded, formula, state, pitch, at - begin, at);

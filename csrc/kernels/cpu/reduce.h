@@ -22,9 +22,10 @@ template <class T>
 struct ReduceBlocks {
   using W = wide_t<T>;
   int fields, outputs;
-  // `ahead` elements behind each input lies what is wanted next; 0: nothing.
-  void (*run)(const T* const* in, int64_t n, int64_t ahead, const void* formula, W* state, int64_t pitch,
-              int64_t before, int64_t first);
+  // Of `results` adjacent results, each n elements, step[k] elements on in input k. `ahead` elements behind each input
+  // lies what is wanted next; 0: nothing.
+  void (*run)(const T* const* in, const int64_t* step, int64_t results, int64_t n, int64_t ahead, const void* formula,
+              W* state, int64_t pitch, int64_t before, int64_t first);
   // Element (row, column) of input k is in[k][row * row_stride[k] + column]. Reads whole registers if `padded`.
   void (*columns)(const T* const* in, const int64_t* row_stride, int64_t rows, int64_t columns, bool padded,
                   const void* formula, W* state, int64_t pitch, int64_t before, int64_t first);
@@ -170,37 +171,42 @@ struct ColumnSource {
   }
   template <int N, class Map, class Op>
   FASTGRAD_INLINE math::Tuple<V, N> reduce(V init, V, Map map, Op op) const {
-    V even[N], odd[N];
-    for (int k = 0; k < N; ++k) even[k] = odd[k] = init;
+    constexpr int kAccumulators = 4;
+    V sum[kAccumulators][N];
+    for (auto& x : sum)
+      for (V& y : x) y = init;
+    const auto add = [&](int way, int64_t row) {
+      const math::Tuple<V, N> x = map(at(row));
+      for (int k = 0; k < N; ++k) sum[way][k] = op(sum[way][k], x.item[k]);
+    };
     int64_t i = 0;
-    for (; i + 2 <= n; i += 2) {
-      const math::Tuple<V, N> x = map(at(i)), y = map(at(i + 1));
-      for (int k = 0; k < N; ++k) even[k] = op(even[k], x.item[k]), odd[k] = op(odd[k], y.item[k]);
-    }
-    math::Tuple<V, N> result = i < n ? map(at(i)) : math::Tuple<V, N>{};
-    for (int k = 0; k < N; ++k) {
-      if (i < n) even[k] = op(even[k], result.item[k]);
-      result.item[k] = op(even[k], odd[k]);
-    }
+    for (; i + kAccumulators <= n; i += kAccumulators)
+      for (int way = 0; way < kAccumulators; ++way) add(way, i + way);
+    for (int way = 0; i < n; ++i, ++way) add(way, i);
+    math::Tuple<V, N> result;
+    for (int k = 0; k < N; ++k) result.item[k] = op(op(sum[0][k], sum[1][k]), op(sum[2][k], sum[3][k]));
     return result;
   }
 };
 
 template <class T, class Reducer, class Formula, size_t... I>
-void reduce_run(const T* const* in, int64_t n, int64_t ahead, const void* formula, wide_t<T>* state, int64_t pitch,
-                int64_t before, int64_t first) {
+void reduce_run(const T* const* in, const int64_t* step, int64_t results, int64_t n, int64_t ahead, const void* formula,
+                wide_t<T>* state, int64_t pitch, int64_t before, int64_t first) {
   using W = wide_t<T>;
   const Formula f = *static_cast<const Formula*>(formula);
-  const auto block = Reducer::block(RunSource<T, Formula, I...>{in, n, ahead, f});
-  math::Tuple<W, Reducer::partials> partial;
-  for (int k = 0; k < Reducer::partials; ++k) partial.item[k] = W(block.item[k].v[0]);
-  auto result = Reducer::widen(partial, double(n), first);
-  if (before > 0) {
-    decltype(result) old;
-    for (int k = 0; k < Reducer::fields; ++k) old.item[k] = state[k * pitch];
-    result = Reducer::merge(old, result, double(before), double(n));
+  for (int64_t j = 0; j < results; ++j, ++state) {
+    const T* const at[] = {in[I] + j * step[I]...};
+    const auto block = Reducer::block(RunSource<T, Formula, I...>{at, n, ahead, f});
+    math::Tuple<W, Reducer::partials> partial;
+    for (int k = 0; k < Reducer::partials; ++k) partial.item[k] = W(block.item[k].v[0]);
+    auto result = Reducer::widen(partial, double(n), first);
+    if (before > 0) {
+      decltype(result) old;
+      for (int k = 0; k < Reducer::fields; ++k) old.item[k] = state[k * pitch];
+      result = Reducer::merge(old, result, double(before), double(n));
+    }
+    store_fields(result, state, pitch);
   }
-  store_fields(result, state, pitch);
 }
 
 template <class T, class Reducer, class Formula, size_t... I>
