@@ -61,6 +61,7 @@ CASES = [
         for shape in SHAPES
     ),
     *(case("cross_entropy", shape, **SMOOTHED, passes=BOTH) for shape in SHAPES),
+    case("cross_entropy", (16384, 64), passes=BOTH, targets={"forward+backward": {"E": 2.5, "T": 2.5, "C": 2.5}}),
     case("cross_entropy", (8192, 1000), "probabilities", args=probabilities, passes=BOTH, targets={}),
     case("nll_loss", (8192, 1000), targets={}, flops=lambda s: s[0]),
     # The overhead of a call, without and with a graph.

@@ -102,7 +102,7 @@ def test_in_place() -> None:
 @pytest.mark.parametrize(
     ("columns", "dtype"),
     [
-        *((n, dtype) for n in (10, 63, 65, 1000, 33001) for dtype in (torch.float32, torch.bfloat16)),
+        *((n, dtype) for n in (10, 63, 64, 65, 200, 1000, 33001) for dtype in (torch.float32, torch.bfloat16)),
         (10, torch.float64),
         (129, torch.float64),
         (1000, torch.float16),
