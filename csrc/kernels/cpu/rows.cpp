@@ -222,7 +222,7 @@ void RowBuffers<T>::store(const RowTile& tile, int lane, int64_t begin, int64_t 
     const int k = streams_.index[s];
     const auto& o = args_.operand[k];
     if (!plan_.across) {
-      const int first = lane - lane % int(at_once_);
+      const int first = lane & -at_once_;
       const T* const from = buffer_[s] + first * plan_.block + loaded;
       char* const to = tile.run[0].base[k] + first * o.row_strides[0] + begin * o.element_stride;
       if (o.element_stride == size_of(o.dtype))

@@ -8,7 +8,7 @@
 // scattered after.
 // Passes: accumulate() over all blocks of a tile of rows, then emit() over all blocks. Rows that are one block are read
 // once; longer ones are read again by emit(). What is known of a row lies in one lane, in both shapes: along, a tile is
-// as many rows as a register has lanes (fewer where they would exceed L1), whose sums are folded all at once.
+// as many rows as fit a part of L1, and a register of them is reduced at once.
 // Numerics: shapes and blocks depend on the arguments only, and lanes do the same arithmetic wherever they lie.
 // Parallel: the rows are cut in pieces that do not depend on the number of threads; what a formula sums over rows it
 // sums per piece, and the pieces are combined in order.
@@ -245,7 +245,7 @@ class RowBuffers {
   // Whether to do that when the row in lane `lane` is done. Rows that are short, and adjacent, are stored several at
   // once.
   FASTGRAD_INLINE bool stores(const RowTile& tile, int lane) const {
-    return stores_ && ((lane + 1) % at_once_ == 0 || lane + 1 == tile.rows);
+    return stores_ && (((lane + 1) & (at_once_ - 1)) == 0 || lane + 1 == tile.rows);
   }
   // Elements of n after which to store: stores past the cache must not come in long bursts, or the others wait.
   int64_t emitted_at_once(int64_t n) const { return streamed_[streams_.inputs] ? kStreamedAtOnce : n; }
@@ -258,9 +258,9 @@ class RowBuffers {
   T* buffer_[kMaxStreams];  // null for an operand used in place
   bool streamed_[kMaxStreams];
   StreamWriter writer_[kMaxStreams];
-  bool stores_ = false;   // whether there is anything to store
-  unsigned at_once_ = 1;  // rows, a power of two
-  T* scratch_;            // rows before they are transposed
+  bool stores_ = false;  // whether there is anything to store
+  int at_once_ = 1;      // rows, a power of two
+  T* scratch_;           // rows before they are transposed
   T* memory_;
 };
 
