@@ -25,6 +25,13 @@ struct SoftmaxRows : RowFormula<T> {
   FASTGRAD_INLINE void begin(const RowTile& tile) {
     for (int i = 0; i < tile.rows; i += V::size) max.set(i, V(T(-__builtin_inf()))), sum.set(i, V(0));
   }
+  // Raises maxima, and refers the sums to the new ones.
+  FASTGRAD_INLINE void raise(int lane, V highest) {
+    math::MaxSum<V> state{max.get(lane), sum.get(lane)};
+    state.raise(highest);
+    max.set(lane, state.maximum);
+    sum.set(lane, state.sum);
+  }
   // Of a row that is one block, 16-bit inputs are widened once: into the output's buffer.
   template <class B>
   static constexpr int kWidened = B::kStored > 0 ? 1 : 0;
@@ -42,14 +49,7 @@ struct SoftmaxRows : RowFormula<T> {
           };
           return b.reduce(V(lowest), x, Max());
         },
-        Max(),
-        [&](int lane, V highest) {
-          if (whole) return max.set(lane, highest);
-          math::MaxSum<V> state{max.get(lane), sum.get(lane)};
-          state.raise(highest);
-          max.set(lane, state.maximum);
-          sum.set(lane, state.sum);
-        });
+        Max(), [&](int lane, V highest) { whole ? max.set(lane, highest) : raise(lane, highest); });
     blocks.reduce(
         [&](const B& b) {
           const V reference = math::MaxSum<V>{max.of(b), V(0)}.reference();
@@ -65,10 +65,8 @@ struct SoftmaxRows : RowFormula<T> {
   }
   FASTGRAD_INLINE void finish(const RowTile& tile, bool, bool split) {
     if (split) {
-      math::MaxSum<V> state{max.get(0), sum.get(0)};
-      state.raise(V(reduce_lanes(state.maximum, Max())));
-      max.set(0, state.maximum);
-      sum.set(0, V(reduce_lanes(state.sum, Sum())));
+      raise(0, V(reduce_lanes(max.get(0), Max())));
+      sum.set(0, V(reduce_lanes(sum.get(0), Sum())));
     }
     for (int lane = 0; lane < tile.rows; lane += V::size) {
       const V total = sum.get(lane);
