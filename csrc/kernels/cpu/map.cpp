@@ -67,18 +67,27 @@ bool is_streamed(const MapArgs& a, int k) {
   return true;
 }
 
+// Where in their lines the outputs go on; -1 if not in the same place.
+FASTGRAD_INLINE int64_t place_in_line(const MapArgs& a, const Position& at) {
+  const auto place = [&](int k) { return reinterpret_cast<uintptr_t>(at.of(a, a.operand[k])) % kLine; };
+  for (int k = 1; k < a.outputs; ++k)
+    if (place(k) != place(0)) return -1;
+  return place(0);
+}
+
 template <class T>
 void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, const void* formula) {
-  constexpr int64_t kBlock = kBlockBytes / sizeof(T);
+  constexpr int64_t kBlock = kBlockBytes / sizeof(T), kLineElements = kLine / sizeof(T);
   alignas(64) T scratch[kMaxOperands][kBlock];
   bool direct[kMaxOperands], all_direct = true, constant[kMaxOperands], streamed[kMaxOperands];
+  bool any_streamed = false, through = true;  // whether the formula's loop can stream all outputs
   StreamWriter writer[kMaxOperands];
   for (int k = 0; k < a.operands; ++k) {
     const Operand& o = a.operand[k];
     constant[k] = !o.data;
-    streamed[k] = is_streamed(a, k);
-    direct[k] = is_direct<T>(o) && !streamed[k];
-    all_direct &= direct[k];
+    any_streamed |= streamed[k] = is_streamed(a, k);
+    all_direct &= direct[k] = is_direct<T>(o);
+    if (k < a.outputs) through &= streamed[k] && direct[k];
     if (constant[k]) {
       const T x = std::is_integral_v<T> ? T(o.immediate.integer) : T(o.immediate.real);
       for (T& lane : scratch[k]) lane = x;
@@ -88,18 +97,27 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
   for (int64_t i = begin; i < end;) {
     const int64_t run = smaller(end - i, a.shape[0] - at.index[0]);
     // A long run is used in place where it can be; short runs are packed together into one block.
-    const bool in_place = run >= kLongRun || i + run == end;
-    const int64_t n = !in_place ? smaller(end - i, kBlock) : all_direct ? run : smaller(run, kBlock);
+    const bool in_place = run >= kLongRun || i + run == end || (through && at.index[0] > 0);
+    // Whole lines are streamed from registers, parts of lines, and what is converted, from a block.
+    const int64_t place = through && in_place ? place_in_line(a, at) : -1;
+    const bool streams = place == 0 && run >= kLineElements;
+    int64_t n = smaller(in_place ? run : end - i, kBlock);
+    if (in_place && all_direct && (streams || !any_streamed)) n = run;
+    if (streams)
+      n -= n % kLineElements;
+    else if (place > 0)
+      n = smaller(n, kLineElements - place / int64_t(sizeof(T)));
     void* operand[kMaxOperands];
     for (int k = 0; k < a.operands; ++k) {
       const Operand& o = a.operand[k];
-      operand[k] = in_place && direct[k] ? at.of(a, o) : static_cast<void*>(scratch[k]);
+      const bool there = in_place && direct[k] && streamed[k] <= streams;
+      operand[k] = there ? at.of(a, o) : static_cast<void*>(scratch[k]);
       if (k >= a.outputs && !constant[k] && operand[k] == scratch[k])
         for_runs(a, at, n, [&](int64_t done, const Position& p, int64_t length) {
           load_run<T>(o.dtype, scratch[k] + done, p.of(a, o), o.strides[0], length);
         });
     }
-    block(operand, n, formula);
+    block(operand, n, formula, streams);
     for (int k = 0; k < a.outputs; ++k) {
       const Operand& o = a.operand[k];
       if (operand[k] == scratch[k])
@@ -116,6 +134,7 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
     });
     i += n;
   }
+  if (any_streamed) stream_fence();
 }
 
 // Whether an operand lies transposed to dimension 0, so that reading along it would touch a line an element.
@@ -141,7 +160,7 @@ void map_tiles(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
   StreamWriter writer[kMaxOperands];
   for (int k = 0; k < a.operands; ++k) {
     streamed[k] = is_streamed(a, k);
-    direct[k] = is_direct<T>(a.operand[k]) && !streamed[k];
+    direct[k] = is_direct<T>(a.operand[k]);
     if (!a.operand[k].data) {
       const T x = std::is_integral_v<T> ? T(a.operand[k].immediate.integer) : T(a.operand[k].immediate.real);
       for (auto& row : scratch[k])
@@ -173,16 +192,21 @@ void map_tiles(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
       }
     }
     for (int64_t r = 0; r < rows; ++r) {
+      bool streams = true;
+      for (int k = 0; k < a.outputs && streams; ++k)
+        streams = streamed[k] && direct[k] && is_line(base[k] + r * a.operand[k].strides[1]);
       void* operand[kMaxOperands];
       for (int k = 0; k < a.operands; ++k) {
-        operand[k] = direct[k] ? base[k] + r * a.operand[k].strides[1] : static_cast<void*>(scratch[k][r]);
+        const bool there = direct[k] && streamed[k] <= streams;
+        operand[k] = there ? base[k] + r * a.operand[k].strides[1] : static_cast<void*>(scratch[k][r]);
       }
-      block(operand, columns, formula);
+      block(operand, columns, formula, streams);
       for (int k = 0; k < a.outputs; ++k) {
         const Operand& o = a.operand[k];
+        if (operand[k] != scratch[k][r]) continue;
         if (streamed[k])
           stream_run<T>(o.dtype, scratch[k][r], base[k] + r * o.strides[1], columns, writer[k]);
-        else if (!direct[k])
+        else
           store_run<T>(o.dtype, scratch[k][r], base[k] + r * o.strides[1], o.strides[0], columns);
       }
     }

@@ -14,29 +14,20 @@
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
-// Bytes ahead at which a formula's loop fetches its inputs: memory works on the next block while one is streamed.
-constexpr int64_t kFetchAhead = 4096;
-
-// operand[0..outputs) are the outputs, the rest inputs; n contiguous elements each.
-using MapBlock = void (*)(void* const* operand, int64_t n, const void* formula);
+// operand[0..outputs) are the outputs, the rest inputs; n contiguous elements each. `streamed`: the outputs go past the
+// cache (stream.h), and begin where a line does.
+using MapBlock = void (*)(void* const* operand, int64_t n, const void* formula, bool streamed);
 
 Status map_driver(const MapArgs& args, MapBlock block, const void* formula);
 
-template <class V>
-FASTGRAD_INLINE void store_result(void* const* operand, int64_t i, V r) {
-  r.store(static_cast<math::scalar_t<V>*>(operand[0]) + i);
+// store(register, where) for each output.
+template <class V, class Store>
+FASTGRAD_INLINE void for_outputs(void* const* operand, int64_t i, V r, Store store) {
+  store(r, static_cast<math::scalar_t<V>*>(operand[0]) + i);
 }
-template <class V, int N>
-FASTGRAD_INLINE void store_result(void* const* operand, int64_t i, math::Tuple<V, N> r) {
-  for (int k = 0; k < N; ++k) r.item[k].store(static_cast<math::scalar_t<V>*>(operand[k]) + i);
-}
-template <class V>
-FASTGRAD_INLINE void store_result(void* const* operand, int64_t i, V r, int64_t n) {
-  r.store(static_cast<math::scalar_t<V>*>(operand[0]) + i, n);
-}
-template <class V, int N>
-FASTGRAD_INLINE void store_result(void* const* operand, int64_t i, math::Tuple<V, N> r, int64_t n) {
-  for (int k = 0; k < N; ++k) r.item[k].store(static_cast<math::scalar_t<V>*>(operand[k]) + i, n);
+template <class V, int N, class Store>
+FASTGRAD_INLINE void for_outputs(void* const* operand, int64_t i, math::Tuple<V, N> r, Store store) {
+  for (int k = 0; k < N; ++k) store(r.item[k], static_cast<math::scalar_t<V>*>(operand[k]) + i);
 }
 template <class R>
 inline constexpr int output_count = 1;
@@ -44,18 +35,22 @@ template <class V, int N>
 inline constexpr int output_count<math::Tuple<V, N>> = N;
 
 template <class T, class Formula, size_t... I>
-void map_block(void* const* operand, int64_t n, const void* formula) {
+void map_block(void* const* operand, int64_t n, const void* formula, bool streamed) {
   using V = Vec<T>;
   const Formula f = *static_cast<const Formula*>(formula);
   constexpr int outputs = output_count<decltype(f(((void)I, V())...))>;
   const T* in[] = {static_cast<const T*>(operand[I + outputs])...};
   int64_t i = 0;
-  for (; i + V::size <= n; i += V::size) {
-    (__builtin_prefetch(in[I] + i + kFetchAhead / int64_t(sizeof(T))), ...);
-    store_result(operand, i, f(V::load(in[I] + i)...));
-  }
+  const auto registers = [&](auto store) __attribute__((always_inline)) {
+    for (; i + V::size <= n; i += V::size) for_outputs(operand, i, f(V::load(in[I] + i)...), store);
+  };
+  if (streamed)
+    registers([](auto v, auto* to) { v.stream(to); });
+  else
+    registers([](auto v, auto* to) { v.store(to); });
   // The lanes past the end hold 1, which no formula traps on.
-  if (i < n) store_result(operand, i, f(V::load(in[I] + i, n - i, T(1))...), n - i);
+  if (i < n)
+    for_outputs(operand, i, f(V::load(in[I] + i, n - i, T(1))...), [&](auto v, auto* to) { v.store(to, n - i); });
 }
 
 template <class Formula>

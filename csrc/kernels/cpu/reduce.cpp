@@ -11,7 +11,11 @@
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
-constexpr int64_t kRun = 4096;        // elements of a run: its block stays in L1 for a second pass
+constexpr int64_t kRun = 4096;      // elements of a run: its block stays in L1 for a second pass
+constexpr int64_t kLossRun = 2048;  // of a formula with a gradient, which reads several inputs and writes besides
+// A long run is read in windows, in four places at once: they are on different pages, and the hardware fetches ahead
+// within a page only.
+constexpr int64_t kWindow = 16 * kRun, kParts = 4;
 constexpr int64_t kTileBytes = 2048;  // of a row of columns: whole cache lines, and enough of them to prefetch
 constexpr int64_t kTileRows = 16;     // rows of columns reduced before the results are touched
 constexpr int64_t kNarrow = 4;        // where rows are a quarter of a tile's, or less, so many times as many
@@ -92,7 +96,7 @@ Plan make_plan(const ReduceArgs& a) {
     p.width = smaller(smaller(larger(kGrain / a.reduced, p.results_inside ? run : 1), a.kept), kMaxResults);
     p.tiles = divide_up(a.kept, p.width);
     const int64_t splits = larger(1, kMaxRunPieces / p.tiles);
-    p.depth = divide_up(larger(divide_up(a.reduced, splits), kGrain), kRun) * kRun;
+    p.depth = divide_up(larger(divide_up(a.reduced, splits), kWindow), kRun) * kRun;
   }
   p.splits = divide_up(a.reduced, p.depth);
   p.pitch = divide_up(p.width, 16) * 16;
@@ -110,17 +114,21 @@ class GradientWriter {
   }
   void write(const T* const* in, int64_t at, int64_t n) {
     char* const out = static_cast<char*>(a_.gradient.data) + at * item_;
+    const bool native = a_.gradient.dtype == dtype_of<T>, streams = streamed_ && native && is_line(out);
     for (int64_t i = 0; i < n; i += kBlock) {
       const int64_t length = smaller(kBlock, n - i);
-      const bool direct = !streamed_ && a_.gradient.dtype == dtype_of<T>;
+      const bool direct = native && streamed_ == streams;
       void* operand[2 + kMaxInputs] = {direct ? out + i * item_ : static_cast<void*>(result_), incoming_};
       for (int k = 0; k < a_.inputs; ++k) operand[2 + k] = const_cast<T*>(in[k] + i);
-      block_(operand, length, formula_);
-      if (streamed_)
+      block_(operand, length, formula_, streams);
+      if (streamed_ && !streams)
         stream_run<T>(a_.gradient.dtype, result_, out + i * item_, length, writer_);
       else if (!direct)
         store_run<T>(a_.gradient.dtype, result_, out + i * item_, item_, length);
     }
+  }
+  ~GradientWriter() {
+    if (streamed_) stream_fence();
   }
 
  private:
@@ -183,7 +191,7 @@ struct Driver {
       }
     }
     constexpr int64_t step[kMaxInputs] = {};
-    blocks.run(in, step, 1, n, in_place ? n : 0, formula, state, pitch, before, at);
+    blocks.run(in, step, 1, n, 0, in_place ? n : 0, formula, state, pitch, before, at);
   }
 
   // How many results from j on have their n elements from `at` on in place, at a constant distance.
@@ -200,46 +208,64 @@ struct Driver {
     return count;
   }
 
+  // Elements of a block along a run. The same whether the gradient is wanted or not, and so is the result.
+  FASTGRAD_INLINE int64_t most() const { return blocks.gradient ? kLossRun : kRun; }
   // Blocks end where a run of memory does, if that leaves them long enough.
   FASTGRAD_INLINE int64_t block_length(int64_t at, int64_t end) const {
-    const int64_t n = smaller(kRun, end - at);
+    const int64_t n = smaller(most(), end - at);
     const int64_t run = reduced_of(a, nullptr).run(at, n);
-    return run >= kRun / 4 ? run : n;
+    return run >= most() / 4 ? run : n;
+  }
+
+  // Elements [begin, end) of result j. written(in, at, n): elements [at, at + n) are at `in`, and near.
+  template <class Written>
+  FASTGRAD_INLINE void one_result(int64_t j, int64_t begin, int64_t end, W* state, int64_t pitch, Gathered& gathered,
+                                  const Written& written) const {
+    const T* in[kMaxInputs];
+    int64_t step[kMaxInputs], at = begin, n;
+    for (; !blocks.ordered && end - at >= kWindow && adjacent(j, j + 1, at, kWindow, in, step); at += kWindow)
+      for (int64_t done = 0; done < kWindow / kParts; done += n) {
+        n = most() / kParts;
+        blocks.run(in, step, 1, most(), kWindow / kParts, n, formula, state, pitch, at - begin + done * kParts, at);
+        for (int64_t part = 0; part < kParts; ++part) {
+          const T* from[kMaxInputs];
+          for (int k = 0; k < a.inputs; ++k) from[k] = in[k] + part * (kWindow / kParts);
+          written(from, at + part * (kWindow / kParts) + done, n);
+        }
+        for (int k = 0; k < a.inputs; ++k) in[k] += n;
+      }
+    for (; at < end; at += n) {
+      n = block_length(at, end);
+      one_run(j, at, n, at - begin, state, pitch, gathered, in);
+      written(in, at, n);
+    }
   }
 
   void runs(int64_t j0, int64_t j1, int64_t begin, int64_t end, W* state, int64_t pitch) const {
     Gathered gathered;
-    const T* in[kMaxInputs];
-    int64_t n;
-    const auto one = [&](int64_t j, int64_t at) {
-      one_run(j, at, n, at - begin, state + (j - j0), pitch, gathered, in);
-    };
     if (a.gradient.data) {  // then the result is one
       GradientWriter<T> gradient(a, blocks.gradient, gradient_formula);
+      return one_result(0, begin, end, state, pitch, gathered,
+                        [&](const T* const* in, int64_t at, int64_t n) { gradient.write(in, at, n); });
+    }
+    const T* in[kMaxInputs];
+    if (plan.results_inside) {
+      int64_t n;
       for (int64_t at = begin; at < end; at += n) {
         n = block_length(at, end);
-        one(0, at);
-        gradient.write(in, at, n);
+        for (int64_t j = j0; j < j1; ++j) one_run(j, at, n, at - begin, state + (j - j0), pitch, gathered, in);
       }
-    } else if (plan.results_inside) {
-      for (int64_t at = begin; at < end; at += n) {
-        n = block_length(at, end);
-        for (int64_t j = j0; j < j1; ++j) one(j, at);
-      }
-    } else {
-      int64_t count, step[kMaxInputs];
-      for (int64_t j = j0; j < j1; j += count) {
-        n = end - begin;
-        count = n <= kRun ? adjacent(j, j1, begin, n, in, step) : 0;
-        if (count > 0) {
-          blocks.run(in, step, count, n, n, formula, state + (j - j0), pitch, 0, begin);
-          continue;
-        }
+      return;
+    }
+    int64_t count, step[kMaxInputs];
+    for (int64_t j = j0; j < j1; j += count) {
+      const int64_t n = end - begin;
+      count = n <= most() ? adjacent(j, j1, begin, n, in, step) : 0;
+      if (count > 0) {
+        blocks.run(in, step, count, n, 0, n, formula, state + (j - j0), pitch, 0, begin);
+      } else {
         count = 1;
-        for (int64_t at = begin; at < end; at += n) {
-          n = block_length(at, end);
-          one(j, at);
-        }
+        one_result(j, begin, end, state + (j - j0), pitch, gathered, [](const T* const*, int64_t, int64_t) {});
       }
     }
   }

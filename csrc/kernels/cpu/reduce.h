@@ -22,10 +22,12 @@ template <class T>
 struct ReduceBlocks {
   using W = wide_t<T>;
   int fields, outputs;
-  // Of `results` adjacent results, each n elements, step[k] elements on in input k. `ahead` elements behind each input
+  bool ordered;  // whether elements must come in ascending order
+  // Of `results` adjacent results, each n elements, step[k] elements on in input k. If `apart` is not 0, the elements
+  // are four equal parts, whole registers, so many elements from one to the next. `ahead` elements behind each input
   // lies what is wanted next; 0: nothing.
-  void (*run)(const T* const* in, const int64_t* step, int64_t results, int64_t n, int64_t ahead, const void* formula,
-              W* state, int64_t pitch, int64_t before, int64_t first);
+  void (*run)(const T* const* in, const int64_t* step, int64_t results, int64_t n, int64_t apart, int64_t ahead,
+              const void* formula, W* state, int64_t pitch, int64_t before, int64_t first);
   // Element (row, column) of input k is in[k][row * row_stride[k] + column]. Reads whole registers if `padded`.
   void (*columns)(const T* const* in, const int64_t* row_stride, int64_t rows, int64_t columns, bool padded,
                   const void* formula, W* state, int64_t pitch, int64_t before, int64_t first);
@@ -84,27 +86,22 @@ struct RunSource {
   using V = Value;
   static constexpr bool kLanesTogether = true;
   const T* const* in;
-  int64_t n, ahead;
+  int64_t n, apart, ahead;
   const Formula& f;
 
   FASTGRAD_INLINE int64_t count() const { return n; }
   FASTGRAD_INLINE V at(int64_t i) const { return f(V::load(in[I] + i)...); }
-  // A formula keeps the loads waiting, so memory would idle; a bare sum or maximum does not.
-  FASTGRAD_INLINE void fetch(int64_t i) const {
-    if constexpr (!std::is_same_v<Formula, Identity>) (__builtin_prefetch(in[I] + i + ahead, 0, 2), ...);
-  }
+  FASTGRAD_INLINE void fetch(int64_t i) const { (__builtin_prefetch(in[I] + i + ahead, 0, 2), ...); }
   FASTGRAD_INLINE V tail(int64_t i, V fill) const {
     return select(V::iota() < V(T(n - i)), f(V::load(in[I] + i, n - i, T(1))...), fill);
   }
 
   template <int N, class Map, class Op>
   FASTGRAD_INLINE math::Tuple<V, N> reduce(V init, V fill, Map map, Op op) const {
-    // Several accumulators hide the latency. For sums and products each has its own part of the block: parts lie in
-    // different pages, and the hardware prefetches within a page only (sum of 16M: 4.2 -> 3.1 ms; max: 2.7 -> 4.2, so
-    // it takes them in turn). Emptying them every few steps keeps the chains of roundings short.
-    constexpr bool kParts = !std::is_same_v<Op, math::Extreme<true>> && !std::is_same_v<Op, math::Extreme<false>>;
-    constexpr int kAccumulators = 4, kSteps = V::size > 8 ? 8 : 16,
-                  kStride = kParts ? V::size : kAccumulators * V::size;
+    // Several accumulators hide the latency. Emptying them every few steps keeps the chains of roundings short.
+    constexpr int kAccumulators = 4, kSteps = V::size > 8 ? 8 : 16;
+    // Arithmetic keeps the loads waiting, so memory would idle; a bare sum or maximum does not.
+    constexpr bool kFetches = !std::is_same_v<Formula, Identity> || !std::is_same_v<Map, math::Itself>;
     V total[N], sum[kAccumulators][N];
     const auto clear = [&] {
       for (auto& a : sum)
@@ -121,20 +118,26 @@ struct RunSource {
     for (V& x : total) x = init;
     clear();
     const int64_t even = n / (kAccumulators * V::size) * V::size;  // of each accumulator
-    const int64_t part = kParts ? even : int64_t(V::size), end = kParts ? even : kAccumulators * even;
+    const int64_t part = apart ? apart : int64_t(V::size), stride = apart ? V::size : kAccumulators * V::size;
+    const int64_t end = apart ? even : kAccumulators * even;
     for (int64_t i = 0; i < end;) {
-      const int64_t stop = i + kSteps * kStride < end ? i + kSteps * kStride : end;
-      for (; i < stop; i += kStride) {
-        if (ahead)
+      const int64_t stop = i + kSteps * stride < end ? i + kSteps * stride : end;
+      for (; i < stop; i += stride) {
+        if (kFetches && ahead)
           for (int a = 0; a < kAccumulators; ++a) fetch(a * part + i);
         for (int a = 0; a < kAccumulators; ++a) add(a, at(a * part + i));
       }
       empty();
     }
+    if (apart) return together(total, op);
     int64_t i = kAccumulators * even;
     for (; i + V::size <= n; i += V::size) add(0, at(i));
     if (i < n) add(1, tail(i, fill));
     empty();
+    return together(total, op);
+  }
+  template <int N, class Op>
+  static FASTGRAD_INLINE math::Tuple<V, N> together(const V (&total)[N], Op op) {
     math::Tuple<V, N> result;
     for (int k = 0; k < N; ++k) result.item[k] = V(reduce_lanes(total[k], op));
     return result;
@@ -190,13 +193,13 @@ struct ColumnSource {
 };
 
 template <class T, class Reducer, class Formula, size_t... I>
-void reduce_run(const T* const* in, const int64_t* step, int64_t results, int64_t n, int64_t ahead, const void* formula,
-                wide_t<T>* state, int64_t pitch, int64_t before, int64_t first) {
+void reduce_run(const T* const* in, const int64_t* step, int64_t results, int64_t n, int64_t apart, int64_t ahead,
+                const void* formula, wide_t<T>* state, int64_t pitch, int64_t before, int64_t first) {
   using W = wide_t<T>;
   const Formula f = *static_cast<const Formula*>(formula);
   for (int64_t j = 0; j < results; ++j, ++state) {
     const T* const at[] = {in[I] + j * step[I]...};
-    const auto block = Reducer::block(RunSource<T, Formula, I...>{at, n, ahead, f});
+    const auto block = Reducer::block(RunSource<T, Formula, I...>{at, n, apart, ahead, f});
     math::Tuple<W, Reducer::partials> partial;
     for (int k = 0; k < Reducer::partials; ++k) partial.item[k] = W(block.item[k].v[0]);
     auto result = Reducer::widen(partial, double(n), first);
@@ -258,6 +261,7 @@ Status reduce_typed(const ReduceArgs& args) {
   using W = wide_t<T>;
   static constexpr ReduceBlocks<T> blocks = {Reducer::fields,
                                              Reducer::outputs,
+                                             Reducer::ordered,
                                              &reduce_run<T, Reducer, Formula, I...>,
                                              &reduce_columns<T, Reducer, Formula, I...>,
                                              &merge_results<W, Reducer>,

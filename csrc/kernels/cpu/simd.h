@@ -81,6 +81,18 @@ struct Vec {
     }
   }
   FASTGRAD_INLINE void store(T* p) const { std::memcpy(p, &v, sizeof v); }
+  // Past the cache, to a multiple of the register's bytes (stream.h).
+  FASTGRAD_INLINE void stream(T* p) const {
+#if defined(__AVX512F__)
+    _mm512_stream_si512((__m512i*)p, (__m512i)v);
+#elif defined(__AVX2__)
+    _mm256_stream_si256((__m256i*)p, (__m256i)v);
+#elif defined(__SSE2__)
+    _mm_stream_si128((__m128i*)p, (__m128i)v);
+#else
+    store(p);
+#endif
+  }
   FASTGRAD_INLINE void store(T* p, int64_t n) const {
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4)

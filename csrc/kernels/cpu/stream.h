@@ -1,15 +1,17 @@
 // Stores past the cache, for results too large to be found in it by whoever reads them next.
 //
 // An ordinary store first reads the line that it writes, and pushes another out: a third of the traffic of an op of one
-// operand. A whole line that is streamed goes to memory alone. What is written was computed in a block in L1 before;
-// lines that are written in part are stored as usual. Memory that was just read is best written as usual: its lines are
-// there.
+// operand. A whole line that is streamed goes to memory alone. A loop that makes whole lines streams its registers
+// (Vec::stream); what is converted, or does not begin with a line, was computed in a block in L1 before (StreamWriter).
+// Lines that are written in part are stored as usual. Memory that was just read is best written as usual: its lines
+// are there.
 #pragma once
 #include "simd.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
 constexpr int64_t kStreamFrom = 8 << 20;  // bytes of a result; below, a cache may keep it for its reader
+constexpr int64_t kLine = 64;             // bytes of a cache line
 constexpr int64_t kStreamRun = 512;       // bytes that are contiguous at least: few lines are written in part
 
 FASTGRAD_INLINE void stream_line(char* to, const char* from) {
@@ -27,6 +29,15 @@ FASTGRAD_INLINE void stream_line(char* to, const char* from) {
 #endif
 }
 
+FASTGRAD_INLINE bool is_line(const void* p) { return reinterpret_cast<uintptr_t>(p) % kLine == 0; }
+
+// What was streamed before is in memory, for all threads, before what is stored after.
+FASTGRAD_INLINE void stream_fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
 // Writes runs of bytes whose whole lines are streamed. A line that two adjacent runs share waits for the second; what
 // is written is in memory, for all threads, when the writer is gone.
 class StreamWriter {
@@ -37,9 +48,7 @@ class StreamWriter {
   ~StreamWriter() {
     if (!next_) return;
     flush();
-#if defined(__SSE2__)
-    _mm_sfence();
-#endif
+    stream_fence();
   }
 
   void write(char* to, const char* from, int64_t n) {
@@ -63,7 +72,6 @@ class StreamWriter {
   }
 
  private:
-  static constexpr int64_t kLine = 64;
   static int64_t offset(const char* p) { return int64_t(reinterpret_cast<uintptr_t>(p) & (kLine - 1)); }
   // Writes the part of a line that waits.
   void flush() {

@@ -4,7 +4,7 @@
 // block(source), where source.reduce(init, fill, map, op) applies op over map(x) of all its elements: what lies past
 // the end counts as x = fill. Its `partials` are widened (float to double, int32 to int64) to `fields` by widen(),
 // which also gets the number of elements and the index of the first one. merge() appends one result to another, whose
-// elements come first: order matters for ties. finish() gives the outputs.
+// elements come first: order matters for ties, where a reducer is `ordered`. finish() gives the outputs.
 #pragma once
 #include "value.h"
 
@@ -57,6 +57,7 @@ struct Itself {
 template <class Op>
 struct Fold {
   static constexpr int partials = 1, fields = 1, outputs = 1;
+  static constexpr bool ordered = false;
   template <class V>
   static FASTGRAD_FORMULA Tuple<V, 1> widen(Tuple<V, 1> p, double, int64_t) {
     return p;
@@ -104,6 +105,7 @@ struct ExtremeValue : Fold<Extreme<Largest>> {
 template <bool Largest>
 struct ExtremeIndex {
   static constexpr int partials = 2, fields = 2, outputs = 2;
+  static constexpr bool ordered = true;
   template <class V>
   static FASTGRAD_FORMULA auto beyond(V x, V best) {
     if constexpr (is_integer<V> && Largest)
@@ -168,6 +170,7 @@ struct IndexOfExtreme : ExtremeIndex<Largest> {
 // formula.
 struct Moments {
   static constexpr int partials = 3, fields = 2, outputs = 2;
+  static constexpr bool ordered = false;
   template <class S>
   static FASTGRAD_FORMULA auto block(const S& source) {
     using V = typename S::Value;
@@ -214,6 +217,7 @@ struct Std : Moments {
 // The maximum m, and the sum of exp(x - m). An infinite m is subtracted as 0, so that no inf - inf arises.
 struct LogSumExp {
   static constexpr int partials = 2, fields = 2, outputs = 1;
+  static constexpr bool ordered = false;
   template <class V>
   static FASTGRAD_FORMULA V finite(V m) {
     return select(abs(m) == V(scalar_t<V>(__builtin_inf())), V(0), m);
