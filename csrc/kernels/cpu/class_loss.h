@@ -110,6 +110,19 @@ struct RowClasses {
     else
       for (int lane = 0; lane < rows; ++lane) weight.value[lane] = counts.value[lane];
   }
+
+  // Streams, in each step of a block along a row, result(step), and own(result) of the row's class: for what is
+  // streamed should not be read again.
+  template <class B, class Result, class Own>
+  FASTGRAD_INLINE void stream(const B& b, const Result& result, const Own& own) const {
+    using V = Vec<T>;
+    const int64_t at = index[b.lane] - b.begin, step = at < 0 ? -1 : at / V::size * V::size;
+    const V place = T(at - step);
+    b.each([&](auto s) __attribute__((always_inline)) {
+      const V v = result(s);
+      b.result(s, s.i == step ? select(V::iota() == place, own(v), v) : v);
+    });
+  }
 };
 
 // Of every piece of rows: the sum of losses, that of weights, and the first row whose class is out of bounds.

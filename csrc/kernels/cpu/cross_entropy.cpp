@@ -81,28 +81,31 @@ struct LogitGradient {
     for (int lane = 0; lane < rows; ++lane) scale.value[lane] /= sum.value[lane];
   }
 
-  // Writes a block of stream `out`, from exponential(step).
+  // Of a block, from exponential(step).
   template <class B, class Exponential>
-  FASTGRAD_INLINE void emit(const B& b, int out, const RowClasses<T>& classes, const Exponential& exponential) const {
+  FASTGRAD_INLINE void emit(const B& b, const RowClasses<T>& classes, const Exponential& exponential) const {
     const V row_scale = scale.of(b), row_share = share.of(b), row_own = own.of(b), number = classes.number.of(b);
     const bool compared = B::rows_in_lanes && !Probabilities && b.begin + b.n <= kFewClasses;
-    const auto without_own = [&](auto s, V g) {
-      return compared ? select(number == V(kClassNumber<T>[b.begin + s.i]), g - row_own, g) : g;
+    const auto write = [&](const auto& term) __attribute__((always_inline)) {
+      const auto of_step = [&](auto s) __attribute__((always_inline)) {
+        return math::cross_entropy_backward(exponential(s), row_scale, term(s));
+      };
+      if constexpr (!Probabilities && B::streamed)
+        classes.stream(b, of_step, [&](V g) { return g - row_own; });
+      else
+        b.each([&](auto s) __attribute__((always_inline)) {
+          const V g = of_step(s);
+          b.result(s, compared ? select(number == V(kClassNumber<T>[b.begin + s.i]), g - row_own, g) : g);
+        });
     };
-    if (Probabilities || smoothing.amount > 0) {
-      b.each([&](auto s) {
-        const V q = row_share * share_of<T, Probabilities>(b, s, weights, smoothing);
-        b.store(out, s, without_own(s, math::cross_entropy_backward(exponential(s), row_scale, q)));
-      });
-    } else {
-      b.each([&](auto s) {
-        b.store(out, s, without_own(s, math::cross_entropy_backward(exponential(s), row_scale, V(0))));
-      });
-    }
-    if (!Probabilities && !compared)
+    if (Probabilities || smoothing.amount > 0)
+      write([&](auto s) { return row_share * share_of<T, Probabilities>(b, s, weights, smoothing); });
+    else
+      write([](auto) { return V(0); });
+    if (!Probabilities && !compared && !B::streamed)
       for (int j = 0; j < b.rows; ++j) {
         const int64_t c = classes.index[b.lane + j], i = c - b.begin;
-        if (c >= 0 && i >= 0 && i < b.n) b.at(out, i)[j] -= own.value[b.lane + j];
+        if (c >= 0 && i >= 0 && i < b.n) b.at(B::kStreams - 1, i)[j] -= own.value[b.lane + j];
       }
   }
 };
@@ -250,9 +253,9 @@ struct CrossEntropyWithGradient : CrossEntropy<T, false> {
   FASTGRAD_INLINE void emit(const B& b, bool whole) {
     const V max = this->max.of(b);
     if (whole)
-      gradient.emit(b, 1, this->classes, [&](auto s) { return b.load(1, s); });
+      gradient.emit(b, this->classes, [&](auto s) { return b.load(1, s); });
     else
-      gradient.emit(b, 1, this->classes, [&](auto s) { return exp_nonpositive(b.load(0, s) - max); });
+      gradient.emit(b, this->classes, [&](auto s) { return exp_nonpositive(b.load(0, s) - max); });
   }
 };
 
@@ -307,7 +310,7 @@ struct CrossEntropyBackward : RowFormula<T> {
   template <class B>
   FASTGRAD_INLINE void emit(const B& b, bool) {
     const Vec<T> row_max = max.of(b);
-    gradient.emit(b, streams.inputs, classes, [&](auto s) {
+    gradient.emit(b, classes, [&](auto s) {
       b.prefetch_next(s);
       return exp_nonpositive(b.load(0, s) - row_max);
     });

@@ -44,7 +44,8 @@ struct NllLossBackward : RowFormula<T> {
   }
   template <class B>
   FASTGRAD_INLINE void emit(const B& b, bool) {
-    b.each([&](auto s) { b.store(0, s, V(0)); });
+    if constexpr (B::streamed) return classes.stream(b, [](auto) { return V(0); }, [&](V) { return V(value[b.lane]); });
+    b.each([&](auto s) { b.result(s, V(0)); });
     for (int j = 0; j < b.rows; ++j) {
       const int64_t c = classes.index[b.lane + j], i = c - b.begin;
       if (c >= 0 && i >= 0 && i < b.n) b.at(0, i)[j] = value[b.lane + j];

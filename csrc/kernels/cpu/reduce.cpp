@@ -16,12 +16,13 @@ constexpr int64_t kLossRun = 2048;  // of a formula with a gradient, which reads
 // A long run is read in windows, in four places at once: they are on different pages, and the hardware fetches ahead
 // within a page only.
 constexpr int64_t kWindow = 16 * kRun, kParts = 4;
-constexpr int64_t kTileBytes = 2048;  // of a row of columns: whole cache lines, and enough of them to prefetch
+constexpr int64_t kTileBytes = 2048;  // of a row of columns that is gathered
+constexpr int64_t kWideTile = 8192;   // in place: enough that the hardware fetches ahead
 constexpr int64_t kTileRows = 16;     // rows of columns reduced before the results are touched
 constexpr int64_t kNarrow = 4;        // where rows are a quarter of a tile's, or less, so many times as many
 constexpr int64_t kShortTile = 128;   // columns where these are strided: their cache lines must stay in L1
 constexpr int64_t kShortRow = 64;     // below this, elements per result are too few for a run
-constexpr int64_t kMaxResults = 512;  // results a piece has
+constexpr int64_t kMaxResults = kWideTile / 4, kMaxRunResults = 512;  // of a piece
 constexpr int64_t kMaxFields = 2;
 constexpr int64_t kGrain = 32768;  // elements worth a thread
 constexpr int64_t kMaxRunPieces = 1024, kMaxColumnPieces = 64;
@@ -76,6 +77,19 @@ struct Plan {
 };
 
 template <class T>
+FASTGRAD_INLINE bool direct(const ReduceArgs::Input& in, const Strided& s) {
+  return in.data && in.dtype == dtype_of<T> && s.stride() == sizeof(T);
+}
+
+// Whether tiles of columns, wherever they begin and end, are in place.
+template <class T>
+bool all_in_place(const ReduceArgs& a) {
+  bool all = a.kept_dims == 1 && a.reduced_dims == 1;
+  for (int k = 0; k < a.inputs; ++k) all = all && direct<T>(a.in[k], kept_of(a, a.in[k].kept_strides));
+  return all;
+}
+
+template <class T>
 Plan make_plan(const ReduceArgs& a) {
   Plan p{};
   int64_t kept_stride = 0, reduced_stride = 0, run = a.kept_dims ? a.kept_shape[0] : 1;
@@ -87,13 +101,14 @@ Plan make_plan(const ReduceArgs& a) {
   p.columns = a.kept > 1 && (inner ? a.reduced < kShortRow : run >= 8 || a.reduced < 16);
   p.results_inside = !p.columns && !inner;
   if (p.columns) {
-    p.width = smaller(a.kept, inner ? kShortTile : kTileBytes / int64_t(sizeof(T)));
+    const int64_t tile = (all_in_place<T>(a) ? kWideTile : kTileBytes) / int64_t(sizeof(T));
+    p.width = smaller(a.kept, inner ? kShortTile : tile);
     if (!inner && run >= kTileRows) p.width = smaller(p.width, run);  // a tile of several runs would be gathered
     p.tiles = divide_up(a.kept, p.width);
     const int64_t splits = larger(1, kMaxColumnPieces / p.tiles);
     p.depth = divide_up(larger(divide_up(a.reduced, splits), kGrain / p.width), kTileRows) * kTileRows;
   } else {
-    p.width = smaller(smaller(larger(kGrain / a.reduced, p.results_inside ? run : 1), a.kept), kMaxResults);
+    p.width = smaller(smaller(larger(kGrain / a.reduced, p.results_inside ? run : 1), a.kept), kMaxRunResults);
     p.tiles = divide_up(a.kept, p.width);
     const int64_t splits = larger(1, kMaxRunPieces / p.tiles);
     p.depth = divide_up(larger(divide_up(a.reduced, splits), kWindow), kRun) * kRun;
@@ -169,10 +184,6 @@ struct Driver {
       load_run<T>(in.dtype, to + done, base + offset, s.stride(), length);
     });
   }
-  static FASTGRAD_INLINE bool direct(const ReduceArgs::Input& in, const Strided& s) {
-    return in.data && in.dtype == dtype_of<T> && s.stride() == sizeof(T);
-  }
-
   // n elements from `at` on of result `j`.
   void one_run(int64_t j, int64_t at, int64_t n, int64_t before, W* state, int64_t pitch, Gathered& gathered,
                const T** in) const {
@@ -182,7 +193,8 @@ struct Driver {
       const Strided reduced = reduced_of(a, input.reduced_strides);
       const char* base = static_cast<const char*>(input.data);
       if (base) base += kept_of(a, input.kept_strides).offset(j);
-      if ((n == 1 || direct(input, reduced)) && input.data && input.dtype == dtype_of<T> && reduced.run(at, n) == n) {
+      if ((n == 1 || direct<T>(input, reduced)) && input.data && input.dtype == dtype_of<T> &&
+          reduced.run(at, n) == n) {
         in[k] = reinterpret_cast<const T*>(base + reduced.offset(at));
       } else {
         gather(input, base, reduced, at, n, gathered.buffer[k]);
@@ -200,7 +212,7 @@ struct Driver {
     for (int k = 0; k < a.inputs; ++k) {
       const ReduceArgs::Input& input = a.in[k];
       const Strided kept = kept_of(a, input.kept_strides), reduced = reduced_of(a, input.reduced_strides);
-      if (!direct(input, reduced) || reduced.run(at, n) < n || kept.stride() % int64_t(sizeof(T)) != 0) return 0;
+      if (!direct<T>(input, reduced) || reduced.run(at, n) < n || kept.stride() % int64_t(sizeof(T)) != 0) return 0;
       count = smaller(count, kept.run(j, count));
       in[k] = reinterpret_cast<const T*>(static_cast<const char*>(input.data) + kept.offset(j) + reduced.offset(at));
       step[k] = kept.stride() / int64_t(sizeof(T));
@@ -288,7 +300,7 @@ struct Driver {
         const ReduceArgs::Input& input = a.in[k];
         const Strided kept = kept_of(a, input.kept_strides), reduced = reduced_of(a, input.reduced_strides);
         const char* base = static_cast<const char*>(input.data);
-        if (direct(input, kept) && kept.run(j0, width) == width && reduced.run(at, rows) == rows) {
+        if (direct<T>(input, kept) && kept.run(j0, width) == width && reduced.run(at, rows) == rows) {
           in[k] = reinterpret_cast<const T*>(base + kept.offset(j0) + reduced.offset(at));
           row_stride[k] = reduced.stride() / int64_t(sizeof(T));
           padded = false;
@@ -343,7 +355,8 @@ Status reduce_driver(const ReduceArgs& a, const ReduceBlocks<T>& blocks, const v
   const int64_t grain = larger(1, kGrain / larger(1, plan.width * smaller(plan.depth, a.reduced)));
   if (plan.splits == 1) {
     parallel_for(0, plan.tiles, grain, [&](int64_t begin, int64_t end) {
-      alignas(64) W state[kMaxFields * kMaxResults] = {};
+      alignas(64) W state[kMaxFields * kMaxResults];
+      std::memset(state, 0, blocks.fields * plan.pitch * sizeof(W));
       for (int64_t tile = begin; tile < end; ++tile) {
         driver.piece(tile, 0, state);
         driver.finish(tile, state);

@@ -130,7 +130,13 @@ RowBuffers<T>::RowBuffers(const RowsArgs& a, const RowStreams& streams, const Ro
     // Across, the output takes the place of the first input, element by element.
     if (!in_place[s] && !(plan.across && s >= streams.inputs && streams.inputs > 0)) ++buffers;
   }
-  bool adjacent = plan.single;
+  // In rows that share lines their parts cost as much as that saves, where little is computed.
+  const int out = streams.inputs;
+  through_ = count > out && streamed_[out] && !plan.across && plan.stored == dtype_of<T> &&
+             a.operand[streams.index[out]].dtype == dtype_of<T> && a.n >= kStreamedAtOnce &&
+             (streams.inputs == 1 || a.n * sizeof(T) % kLine == 0);
+  at_most_ = streamed_[out] ? kStreamedAtOnce : a.n;
+  bool adjacent = plan.single && !through_;
   for (int s = streams.inputs; s < count; ++s) {
     const auto& o = a.operand[streams.index[s]];
     adjacent &= o.element_stride == size_of(o.dtype) && o.row_strides[0] == a.n * o.element_stride;

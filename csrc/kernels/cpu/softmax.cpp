@@ -77,11 +77,11 @@ struct SoftmaxRows : RowFormula<T> {
   FASTGRAD_INLINE void emit(const B& b, bool whole) {
     const V m = max.of(b), r = sum.of(b);
     if (Log)
-      b.each([&](auto s) { b.store(1, s, math::log_softmax(b.load(whole ? kWidened<B> : 0, s), m, r)); });
+      b.each([&](auto s) { b.result(s, math::log_softmax(b.load(whole ? kWidened<B> : 0, s), m, r)); });
     else if (whole)
-      b.each([&](auto s) { b.store(1, s, b.load(1, s) * r); });
+      b.each([&](auto s) { b.result(s, b.load(1, s) * r); });
     else
-      b.each([&](auto s) { b.store(1, s, math::softmax(b.load(0, s), m, r)); });
+      b.each([&](auto s) { b.result(s, math::softmax(b.load(0, s), m, r)); });
   }
 };
 
@@ -117,7 +117,7 @@ struct SoftmaxBackwardRows : RowFormula<T> {
     b.each([&](auto s) {
       b.prefetch_next(s);
       const V g = b.load(0, s), y = b.load(1, s);
-      b.store(2, s, Log ? math::log_softmax_backward(g, y, total) : math::softmax_backward(g, y, total));
+      b.result(s, Log ? math::log_softmax_backward(g, y, total) : math::softmax_backward(g, y, total));
     });
   }
 };

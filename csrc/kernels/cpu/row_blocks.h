@@ -1,0 +1,211 @@
+// What a formula of the row engine sees (rows.h): blocks of one row or of a register of rows, what is known of each row
+// between the passes, and a tile's block of rows.
+#pragma once
+#include "convert.h"
+#include "simd.h"
+#include "transpose.h"
+
+namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+
+constexpr int kTileRows = 256;  // most rows of a tile; a multiple of every register's lanes
+constexpr int kMaxStreams = 3;  // operands of which a formula sees whole rows
+
+// Adjacent rows, in runs along dimension 0 of the row index space.
+struct RowTile {
+  struct Run {
+    int lane, count;
+    char* base[kRowOperands];
+  };
+  const RowsArgs* args;
+  int64_t first;
+  int rows, runs;
+  Run run[kTileRows];
+
+  // At most `row_count` rows; of one run if `one_run`.
+  void locate(const RowsArgs& a, int64_t first_row, int row_count, bool one_run);
+};
+
+struct Whole {
+  int64_t i;
+};
+struct Part {
+  int64_t i, count;
+};
+
+// A stream of a tile's block: where its first row begins, and the bytes from row to row and to what comes after the
+// block.
+struct RowView {
+  char* data;
+  int64_t step, lead;
+};
+
+// A row, or across a register of rows, of `Streams` streams. The first `Inputs` are of type S in memory.
+template <class T, bool Across, int Streams, class S = T, int Inputs = 0>
+struct RowBlock {
+  using V = Vec<T>;
+  static constexpr bool rows_in_lanes = Across, streamed = false;
+  static constexpr int kRows = Across ? V::size : 1, kStreams = Streams, kStored = Inputs;
+  char* data[kMaxStreams];
+  const char* ahead[kMaxStreams];  // along: the same of what comes after this block
+  int64_t pitch;                   // across: from one element of a row to the next
+  int64_t begin, n;                // the block's place in the row
+  int lane, rows;                  // the first row's lane in the tile, and how many there are
+  bool split;                      // see RowBlocks
+
+  // Elements [i, i + count) of it.
+  FASTGRAD_INLINE RowBlock part(int64_t i, int64_t count) const {
+    RowBlock b = *this;
+    for (int k = 0; k < Streams; ++k) {
+      const int64_t bytes = i * (Across ? pitch : 1) * kItem(k);
+      b.data[k] += bytes, b.ahead[k] += bytes;
+    }
+    b.begin += i, b.n = count;
+    return b;
+  }
+  static constexpr int64_t kItem(int k) { return k < Inputs ? sizeof(S) : sizeof(T); }
+  template <class F>
+  FASTGRAD_INLINE void each(const F& f) const {
+    if constexpr (Across) {
+      for (int64_t i = 0; i < n; ++i) f(Whole{i});
+    } else {
+      int64_t i = 0;
+      for (; i + V::size <= n; i += V::size) f(Whole{i});
+      if (i < n) f(Part{i, n - i});
+    }
+  }
+  FASTGRAD_INLINE T* at(int k, int64_t i) const { return reinterpret_cast<T*>(data[k]) + (Across ? i * pitch : i); }
+  FASTGRAD_INLINE V load(int k, Whole s, T = 0) const {
+    if (k < Inputs) return load_as<T>(reinterpret_cast<const S*>(data[k]) + s.i);
+    return V::load(at(k, s.i));
+  }
+  FASTGRAD_INLINE V load(int k, Part s, T fill = 0) const {
+    if (k < Inputs) return load_as<T>(reinterpret_cast<const S*>(data[k]) + s.i, s.count, fill);
+    return V::load(at(k, s.i), s.count, fill);
+  }
+  // Calls for the same step of what comes after this block: the hardware does not foresee where the next rows begin,
+  // and lines to be written are read first.
+  template <class Step>
+  FASTGRAD_INLINE void prefetch_next(Step s, int streams = kStreams) const {
+    if constexpr (!Across)
+      for (int k = 0; k < streams; ++k) __builtin_prefetch(ahead[k] + s.i * kItem(k), 0, 2);
+  }
+  FASTGRAD_INLINE void store(int k, Whole s, V v) const { v.store(at(k, s.i)); }
+  FASTGRAD_INLINE void store(int k, Part s, V v) const { v.store(at(k, s.i), s.count); }
+  // What emit() leaves: in the last stream.
+  FASTGRAD_INLINE void result(auto s, V v) const { store(Streams - 1, s, v); }
+  // Of a vector of n elements that all rows share.
+  FASTGRAD_INLINE V shared(const T* p, Whole s) const { return Across ? V(p[begin + s.i]) : V::load(p + begin + s.i); }
+  FASTGRAD_INLINE V shared(const T* p, Part s) const { return V::load(p + begin + s.i, s.count); }
+
+  // combine over term(step), with independent accumulators to hide latency.
+  template <class Term, class Combine>
+  FASTGRAD_INLINE V reduce(V init, const Term& term, const Combine& combine) const {
+    constexpr int ways = 4;
+    constexpr int64_t step = Across ? 1 : V::size;
+    V acc[ways];
+    for (V& v : acc) v = init;
+    int64_t i = 0;
+    if constexpr (!Across)  // first, so that the whole registers hide its latency
+      if (const int64_t rest = n % V::size; rest > 0) acc[0] = combine(acc[0], term(Part{n - rest, rest}));
+    const bool several = n >= ways * step;
+    for (; i + ways * step <= n; i += ways * step)
+      for (int w = 0; w < ways; ++w) acc[w] = combine(acc[w], term(Whole{i + w * step}));
+    for (; i + step <= n; i += step) acc[0] = combine(acc[0], term(Whole{i}));
+    return several ? combine(combine(acc[0], acc[1]), combine(acc[2], acc[3])) : acc[0];
+  }
+};
+
+// A block of which emit() leaves whole lines, past the cache: at `line`.
+template <class B>
+struct StreamedBlock : B {
+  using typename B::V;
+  static constexpr bool streamed = true;
+  math::scalar_t<V>* line;
+  FASTGRAD_INLINE void prefetch_next(auto s, int streams = B::kStreams - 1) const { B::prefetch_next(s, streams); }
+  FASTGRAD_INLINE void result(Whole s, V v) const { v.stream(line + s.i); }
+  FASTGRAD_INLINE void result(Part, V) const {}
+};
+
+struct Sum {
+  template <class X>
+  FASTGRAD_INLINE X operator()(X a, X b) const {
+    return a + b;
+  }
+};
+// Of the numbers: a row's NaN makes its sum NaN, so that the maximum need not be.
+struct Max {
+  template <class X>
+  FASTGRAD_INLINE X operator()(X a, X b) const {
+    using math::at_least;
+    return at_least(a, b);
+  }
+};
+
+// One number a row of the tile, between the passes. The lanes of a register past the last row take part in arithmetic,
+// where what happens to lie there may be subnormal, and slow: those of a tile along rows are cleared.
+template <class T>
+struct RowState {
+  alignas(64) T value[kTileRows];
+  RowState() { set(0, Vec<T>(0)); }
+  FASTGRAD_INLINE Vec<T> get(int lane) const { return Vec<T>::load(value + lane); }
+  FASTGRAD_INLINE void set(int lane, Vec<T> v) { v.store(value + lane); }
+  // As the lanes of block b need it.
+  template <class B>
+  FASTGRAD_INLINE Vec<T> of(const B& b) const {
+    return B::rows_in_lanes || b.split ? get(b.lane) : Vec<T>(value[b.lane]);
+  }
+};
+
+// A block of all rows of a tile. `split`: of a single long row, each of whose lanes has results of its own until
+// finish() combines them, since to do that after every block takes 3 to 5% of the time.
+template <class B>
+struct RowBlocks {
+  using Block = B;
+  using V = typename B::V;
+  const RowTile& tile;
+  const RowView* view;
+  int64_t pitch, begin, n;
+  bool split;
+
+  FASTGRAD_INLINE B first() const {
+    B b;
+    for (int k = 0; k < B::kStreams; ++k) b.data[k] = view[k].data, b.ahead[k] = view[k].data + view[k].lead;
+    b.pitch = pitch, b.begin = begin, b.n = n, b.split = split;
+    b.lane = 0;
+    b.rows = tile.rows < B::kRows ? tile.rows : B::kRows;
+    return b;
+  }
+  FASTGRAD_INLINE void advance(B& b) const {
+    b.lane += B::kRows;
+    if (tile.rows - b.lane < b.rows) b.rows = tile.rows - b.lane;
+    for (int k = 0; k < B::kStreams; ++k) b.data[k] += B::kRows * view[k].step, b.ahead[k] += B::kRows * view[k].step;
+  }
+  template <class F>
+  FASTGRAD_INLINE void each(const F& f) const {
+    for (B b = first(); b.lane < tile.rows; advance(b)) f(b);
+  }
+  // Calls take(lane, v), v being of each row from `lane` on, or of each lane of a split one, the partial results that
+  // partial(block) gives, combined.
+  template <class Partial, class Combine, class Take>
+  FASTGRAD_INLINE void reduce(const Partial& partial, const Combine& combine, const Take& take) const {
+    if constexpr (B::rows_in_lanes) {
+      each([&](const B& b) { take(b.lane, partial(b)); });
+    } else {
+      B b = first();
+      for (int lane = 0; lane < tile.rows; lane += V::size) {
+        const int count = tile.rows - lane < V::size ? tile.rows - lane : V::size;
+        V row[V::size], last;
+        for (int j = 0; j < count; ++j, advance(b)) row[j] = last = partial(b);
+        if (count > 1) {
+          for (int j = count; j < V::size; ++j) row[j] = V(0);
+          last = reduce_each<V::size / 2>(row, combine);
+        } else if (!split) {
+          last = V(reduce_lanes(last, combine));
+        }
+        take(lane, last);
+      }
+    }
+  }
+};
+
+}  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE
