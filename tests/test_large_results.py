@@ -102,7 +102,7 @@ def test_in_place() -> None:
 @pytest.mark.parametrize(
     ("columns", "dtype"),
     [
-        *((n, dtype) for n in (10, 63, 64, 65, 200, 1000, 33001) for dtype in (torch.float32, torch.bfloat16)),
+        *((n, dtype) for n in (10, 63, 64, 65, 200, 1000, 1024, 33001) for dtype in (torch.float32, torch.bfloat16)),
         (10, torch.float64),
         (129, torch.float64),
         (1000, torch.float16),
@@ -117,9 +117,10 @@ def test_rows(columns: int, dtype: torch.dtype) -> None:
         check_parts(lambda x, s=softmax: s(x, 1), x)
         check_parts(lambda x, g, s=softmax: gradient(s(x.requires_grad_(), 1), x, g), x, grad)
     each = rand((len(x),), dtype)
-    check_parts(
-        lambda x, t, g: gradient(F.cross_entropy(x.requires_grad_(), t, reduction="none"), x, g), x, target, each
-    )
+    for loss in (F.cross_entropy, F.nll_loss):
+        check_parts(
+            lambda x, t, g, f=loss: gradient(f(x.requires_grad_(), t, reduction="none"), x, g), x, target, each
+        )
 
 
 def gradient(y: torch.Tensor, x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
