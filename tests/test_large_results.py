@@ -118,9 +118,7 @@ def test_rows(columns: int, dtype: torch.dtype) -> None:
         check_parts(lambda x, g, s=softmax: gradient(s(x.requires_grad_(), 1), x, g), x, grad)
     each = rand((len(x),), dtype)
     for loss in (F.cross_entropy, F.nll_loss):
-        check_parts(
-            lambda x, t, g, f=loss: gradient(f(x.requires_grad_(), t, reduction="none"), x, g), x, target, each
-        )
+        check_parts(lambda x, t, g, f=loss: gradient(f(x.requires_grad_(), t, reduction="none"), x, g), x, target, each)
 
 
 def gradient(y: torch.Tensor, x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
