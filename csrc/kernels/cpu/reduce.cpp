@@ -21,7 +21,6 @@ constexpr int64_t kWideTile = 8192;   // in place: enough that the hardware fetc
 constexpr int64_t kTileRows = 16;     // rows of columns reduced before the results are touched
 constexpr int64_t kNarrow = 4;        // where rows are a quarter of a tile's, or less, so many times as many
 constexpr int64_t kShortTile = 128;   // columns where these are strided: their cache lines must stay in L1
-constexpr int64_t kShortRow = 64;     // below this, elements per result are too few for a run
 constexpr int64_t kMaxResults = kWideTile / 4, kMaxRunResults = 512;  // of a piece
 constexpr int64_t kMaxFields = 2;
 constexpr int64_t kGrain = 32768;  // elements worth a thread
@@ -90,7 +89,7 @@ bool all_in_place(const ReduceArgs& a) {
 }
 
 template <class T>
-Plan make_plan(const ReduceArgs& a) {
+Plan make_plan(const ReduceArgs& a, int64_t short_row) {
   Plan p{};
   int64_t kept_stride = 0, reduced_stride = 0, run = a.kept_dims ? a.kept_shape[0] : 1;
   for (int k = 0; k < a.inputs && !kept_stride && !reduced_stride; ++k) {
@@ -98,7 +97,7 @@ Plan make_plan(const ReduceArgs& a) {
     if (a.reduced_dims) reduced_stride = a.in[k].reduced_strides[0];
   }
   const bool inner = kept_stride == 0 || (reduced_stride != 0 && reduced_stride <= kept_stride);
-  p.columns = a.kept > 1 && (inner ? a.reduced < kShortRow : run >= 8 || a.reduced < 16);
+  p.columns = a.kept > 1 && (inner ? a.reduced < short_row : run >= 8 || a.reduced < 16);
   p.results_inside = !p.columns && !inner;
   if (p.columns) {
     const int64_t tile = (all_in_place<T>(a) ? kWideTile : kTileBytes) / int64_t(sizeof(T));
@@ -350,7 +349,7 @@ template <class T>
 Status reduce_driver(const ReduceArgs& a, const ReduceBlocks<T>& blocks, const void* formula,
                      const void* gradient_formula) {
   using W = wide_t<T>;
-  const Driver<T> driver{a, blocks, formula, gradient_formula, make_plan<T>(a)};
+  const Driver<T> driver{a, blocks, formula, gradient_formula, make_plan<T>(a, blocks.short_row)};
   const Plan& plan = driver.plan;
   const int64_t grain = larger(1, kGrain / larger(1, plan.width * smaller(plan.depth, a.reduced)));
   if (plan.splits == 1) {

@@ -10,6 +10,7 @@
 #pragma once
 #include "../math/reductions.h"
 #include "map.h"
+#include "transpose.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
@@ -22,10 +23,11 @@ template <class T>
 struct ReduceBlocks {
   using W = wide_t<T>;
   int fields, outputs;
-  bool ordered;  // whether elements must come in ascending order
+  bool ordered;       // whether elements must come in ascending order
+  int64_t short_row;  // elements of a result below which these are columns, however they lie
   // Of `results` adjacent results, each n elements, step[k] elements on in input k. If `apart` is not 0, the elements
   // are four equal parts, whole registers, so many elements from one to the next. `ahead` elements behind each input
-  // lies what is wanted next; 0: nothing.
+  // lies what is wanted next; 0: nothing. Of several results it is the beginning (before = 0).
   void (*run)(const T* const* in, const int64_t* step, int64_t results, int64_t n, int64_t apart, int64_t ahead,
               const void* formula, W* state, int64_t pitch, int64_t before, int64_t first);
   // Element (row, column) of input k is in[k][row * row_stride[k] + column]. Reads whole registers if `padded`.
@@ -79,8 +81,10 @@ struct Identity {
   }
 };
 
-// The elements of one result: the lanes hold different ones.
-template <class T, class Formula, size_t... I>
+constexpr int kFewRegisters = 8;
+
+// The elements of one result: the lanes hold different ones, and are combined at the end if they are `Combined`.
+template <bool Combined, class T, class Formula, size_t... I>
 struct RunSource {
   using Value = Vec<T>;
   using V = Value;
@@ -116,6 +120,16 @@ struct RunSource {
       clear();
     };
     for (V& x : total) x = init;
+    if (n < kFewRegisters * V::size) {  // one accumulator will do
+      const auto add_to_total = [&](V x) {
+        const math::Tuple<V, N> y = map(x);
+        for (int k = 0; k < N; ++k) total[k] = op(total[k], y.item[k]);
+      };
+      int64_t i = 0;
+      for (; i + V::size <= n; i += V::size) add_to_total(at(i));
+      if (i < n) add_to_total(tail(i, fill));
+      return together(total, op);
+    }
     clear();
     const int64_t even = n / (kAccumulators * V::size) * V::size;  // of each accumulator
     const int64_t part = apart ? apart : int64_t(V::size), stride = apart ? V::size : kAccumulators * V::size;
@@ -139,7 +153,7 @@ struct RunSource {
   template <int N, class Op>
   static FASTGRAD_INLINE math::Tuple<V, N> together(const V (&total)[N], Op op) {
     math::Tuple<V, N> result;
-    for (int k = 0; k < N; ++k) result.item[k] = V(reduce_lanes(total[k], op));
+    for (int k = 0; k < N; ++k) result.item[k] = Combined ? V(reduce_lanes(total[k], op)) : total[k];
     return result;
   }
 
@@ -192,23 +206,42 @@ struct ColumnSource {
   }
 };
 
+// Of a fold the lanes of as many results as a register has are combined at once.
+template <class Reducer>
+concept Folds = requires { typename Reducer::Operation; };
+// Elements of a result from which on that is better than columns.
+template <class Reducer, class T>
+constexpr int64_t kShortRow = Folds<Reducer> && Vec<T>::size > 4 ? Vec<T>::size : 64;
+
 template <class T, class Reducer, class Formula, size_t... I>
 void reduce_run(const T* const* in, const int64_t* step, int64_t results, int64_t n, int64_t apart, int64_t ahead,
                 const void* formula, wide_t<T>* state, int64_t pitch, int64_t before, int64_t first) {
   using W = wide_t<T>;
+  using V = Vec<T>;
   const Formula f = *static_cast<const Formula*>(formula);
-  for (int64_t j = 0; j < results; ++j, ++state) {
+  int64_t j = 0;
+  if constexpr (Folds<Reducer>)
+    for (; n < kFewRegisters * V::size && j + V::size <= results; j += V::size) {
+      V row[V::size];
+      for (int r = 0; r < V::size; ++r) {
+        const T* const at[] = {in[I] + (j + r) * step[I]...};
+        row[r] = Reducer::block(RunSource<false, T, Formula, I...>{at, n, apart, ahead, f}).item[0];
+      }
+      const V folded = reduce_each<V::size / 2>(row, typename Reducer::Operation());
+      for (int h = 0; h < V::size; h += Vec<W>::size) widen_lanes<W>(folded, h).store(state + j + h);
+    }
+  for (; j < results; ++j) {
     const T* const at[] = {in[I] + j * step[I]...};
-    const auto block = Reducer::block(RunSource<T, Formula, I...>{at, n, apart, ahead, f});
+    const auto block = Reducer::block(RunSource<true, T, Formula, I...>{at, n, apart, ahead, f});
     math::Tuple<W, Reducer::partials> partial;
     for (int k = 0; k < Reducer::partials; ++k) partial.item[k] = W(block.item[k].v[0]);
     auto result = Reducer::widen(partial, double(n), first);
     if (before > 0) {
       decltype(result) old;
-      for (int k = 0; k < Reducer::fields; ++k) old.item[k] = state[k * pitch];
+      for (int k = 0; k < Reducer::fields; ++k) old.item[k] = state[k * pitch + j];
       result = Reducer::merge(old, result, double(before), double(n));
     }
-    store_fields(result, state, pitch);
+    store_fields(result, state + j, pitch);
   }
 }
 
@@ -262,6 +295,7 @@ Status reduce_typed(const ReduceArgs& args) {
   static constexpr ReduceBlocks<T> blocks = {Reducer::fields,
                                              Reducer::outputs,
                                              Reducer::ordered,
+                                             kShortRow<Reducer, T>,
                                              &reduce_run<T, Reducer, Formula, I...>,
                                              &reduce_columns<T, Reducer, Formula, I...>,
                                              &merge_results<W, Reducer>,

@@ -56,6 +56,7 @@ struct Itself {
 // One number, the fold of an associative operation.
 template <class Op>
 struct Fold {
+  using Operation = Op;
   static constexpr int partials = 1, fields = 1, outputs = 1;
   static constexpr bool ordered = false;
   template <class V>
