@@ -64,8 +64,8 @@ FASTGRAD_INLINE void load_every_second(T* __restrict to, const T* __restrict fro
   int64_t i = 0;
   for (; i + V::size < n; i += V::size) {
     const T* const at = from + 2 * i;
-    __builtin_prefetch(reinterpret_cast<const char*>(at) + kStridedAhead);
-    __builtin_prefetch(reinterpret_cast<const char*>(at + V::size) + kStridedAhead);
+    __builtin_prefetch(reinterpret_cast<const char*>(at) + kStridedAhead, 0, 2);
+    __builtin_prefetch(reinterpret_cast<const char*>(at + V::size) + kStridedAhead, 0, 2);
     even_lanes(V::load(at), V::load(at + V::size), std::make_index_sequence<V::size>()).store(to + i);
   }
   for (; i < n; ++i) to[i] = from[2 * i];

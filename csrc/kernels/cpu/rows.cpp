@@ -31,7 +31,7 @@ FASTGRAD_INLINE int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b 
 RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_block, int short_row, bool again) {
   RowsPlan plan;
   const int64_t item = size_of(a.compute);
-  const bool short_rows = a.n * item <= short_row * kVecBytes && a.rows > 1;
+  const bool short_rows = a.n * item < short_row * kVecBytes && a.rows > 1;
   plan.across = short_rows;
   for (int s = 0; s < streams.inputs + streams.outputs; ++s) {
     const auto& o = a.operand[streams.index[s]];

@@ -91,7 +91,7 @@ class RowBuffers {
 // A formula has
 //   streams            a static RowStreams
 //   along_block        how long a block along a row may be, in bytes: rows up to it are one block
-//   short_row          how many registers of a row are too few to compute along it
+//   short_row          rows of fewer registers are computed across
 //   Formula(args, shared)                   one a thread
 //   begin_piece(piece), end_piece(piece)
 //   begin(tile)        before the first pass
