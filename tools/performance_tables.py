@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "tools" / "gpu_check"))
 import summary as gpu_check  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
-IN_README = RESULTS / "xeon-avx512.json"
+IN_README = RESULTS / "epyc-avx512.json"
 BEGIN, END = "<!-- figures: tools/performance_tables.py -->\n", "<!-- end of figures -->\n"
 
 
