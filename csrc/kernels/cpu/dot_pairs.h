@@ -42,8 +42,8 @@ FASTGRAD_INLINE Vec<float> dot_pairs(Vec<float> sum, Vec<Bf16Pair> a, Vec<Bf16Pa
   asm("vdpbf16ps %2, %1, %0" : "+v"(sum.v) : "v"(a.v), "v"(b.v));
   return sum;
 }
-// On a Zen 4 it takes the time of a multiply-add of float32, and so does twice as many products a second. On a Xeon with
-// AMX it took four times that, which is half as many as widening allows (the limits in benchmarks/results).
+// On a Zen 4 it takes the time of a multiply-add of float32, and so does twice as many products a second. On a Xeon
+// with AMX it took four times that, which is half as many as widening allows (the limits in benchmarks/results).
 inline bool dot_pairs_are_fast() { return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_is("amd"); }
 #endif
 
