@@ -68,8 +68,8 @@ bool is_streamed(const MapArgs& a, int k) {
 }
 
 // Where in their lines the outputs go on; -1 if not in the same place.
-FASTGRAD_INLINE int64_t place_in_line(const MapArgs& a, const Position& at) {
-  const auto place = [&](int k) { return reinterpret_cast<uintptr_t>(at.of(a, a.operand[k])) % kLine; };
+FASTGRAD_INLINE int64_t place_of_outputs(const MapArgs& a, const Position& at) {
+  const auto place = [&](int k) { return place_in_line(at.of(a, a.operand[k])); };
   for (int k = 1; k < a.outputs; ++k)
     if (place(k) != place(0)) return -1;
   return place(0);
@@ -99,7 +99,7 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
     // A long run is used in place where it can be; short runs are packed together into one block.
     const bool in_place = run >= kLongRun || i + run == end || (through && at.index[0] > 0);
     // Whole lines are streamed from registers, parts of lines, and what is converted, from a block.
-    const int64_t place = through && in_place ? place_in_line(a, at) : -1;
+    const int64_t place = through && in_place ? place_of_outputs(a, at) : -1;
     const bool streams = place == 0 && run >= kLineElements;
     int64_t n = smaller(in_place ? run : end - i, kBlock);
     if (in_place && all_direct && (streams || !any_streamed)) n = run;
@@ -194,7 +194,7 @@ void map_tiles(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
     for (int64_t r = 0; r < rows; ++r) {
       bool streams = true;
       for (int k = 0; k < a.outputs && streams; ++k)
-        streams = streamed[k] && direct[k] && is_line(base[k] + r * a.operand[k].strides[1]);
+        streams = streamed[k] && direct[k] && place_in_line(base[k] + r * a.operand[k].strides[1]) == 0;
       void* operand[kMaxOperands];
       for (int k = 0; k < a.operands; ++k) {
         const bool there = direct[k] && streamed[k] <= streams;

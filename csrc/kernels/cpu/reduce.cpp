@@ -128,7 +128,7 @@ class GradientWriter {
   }
   void write(const T* const* in, int64_t at, int64_t n) {
     char* const out = static_cast<char*>(a_.gradient.data) + at * item_;
-    const bool native = a_.gradient.dtype == dtype_of<T>, streams = streamed_ && native && is_line(out);
+    const bool native = a_.gradient.dtype == dtype_of<T>, streams = streamed_ && native && place_in_line(out) == 0;
     for (int64_t i = 0; i < n; i += kBlock) {
       const int64_t length = smaller(kBlock, n - i);
       const bool direct = native && streamed_ == streams;

@@ -66,7 +66,7 @@ class RowBuffers {
     constexpr int64_t kElements = kLine / sizeof(T);
     const int k = streams_.index[streams_.inputs];
     T* const to = reinterpret_cast<T*>(tile.run[0].base[k] + lane * args_.operand[k].row_strides[0]) + i;
-    const int64_t place = reinterpret_cast<uintptr_t>(to) % kLine / sizeof(T);
+    const int64_t place = place_in_line(to) / int64_t(sizeof(T));
     if (place > 0 || rest < kElements) return rest < kElements - place ? rest : kElements - place;
     line = to;
     return rest - rest % kElements;

@@ -15,21 +15,13 @@ constexpr int64_t kLine = 64;             // bytes of a cache line
 constexpr int64_t kStreamRun = 512;       // bytes that are contiguous at least: few lines are written in part
 
 FASTGRAD_INLINE void stream_line(char* to, const char* from) {
-#if defined(__AVX512F__)
-  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), _mm512_loadu_si512(from));
-#elif defined(__AVX__)
-  for (int i = 0; i < 64; i += 32)
-    _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i),
-                        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i)));
-#elif defined(__SSE2__)
-  for (int i = 0; i < 64; i += 16)
-    _mm_stream_si128(reinterpret_cast<__m128i*>(to + i), _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i)));
-#else
-  std::memcpy(to, from, 64);
-#endif
+  using Bytes = Vec<uint8_t>;
+  for (int i = 0; i < kLine; i += Bytes::size)
+    Bytes::load(reinterpret_cast<const uint8_t*>(from + i)).stream(reinterpret_cast<uint8_t*>(to + i));
 }
 
-FASTGRAD_INLINE bool is_line(const void* p) { return reinterpret_cast<uintptr_t>(p) % kLine == 0; }
+// Bytes from the beginning of its line.
+FASTGRAD_INLINE int64_t place_in_line(const void* p) { return int64_t(reinterpret_cast<uintptr_t>(p) & (kLine - 1)); }
 
 // What was streamed before is in memory, for all threads, before what is stored after.
 FASTGRAD_INLINE void stream_fence() {
@@ -56,7 +48,7 @@ class StreamWriter {
       flush();
       first_ = next_ = to;
     }
-    if (const int64_t filled = offset(next_); filled > 0) {
+    if (const int64_t filled = place_in_line(next_); filled > 0) {
       const int64_t part = n < kLine - filled ? n : kLine - filled;
       std::memcpy(line_ + filled, from, part);
       next_ += part, from += part, n -= part;
@@ -72,10 +64,9 @@ class StreamWriter {
   }
 
  private:
-  static int64_t offset(const char* p) { return int64_t(reinterpret_cast<uintptr_t>(p) & (kLine - 1)); }
   // Writes the part of a line that waits.
   void flush() {
-    const int64_t filled = offset(next_), part = next_ - first_ < filled ? next_ - first_ : filled;
+    const int64_t filled = place_in_line(next_), part = next_ - first_ < filled ? next_ - first_ : filled;
     if (part > 0) std::memcpy(next_ - part, line_ + filled - part, part);
   }
 
