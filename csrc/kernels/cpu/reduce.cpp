@@ -117,43 +117,41 @@ Plan make_plan(const ReduceArgs& a, int64_t short_row) {
   return p;
 }
 
-// Writes the gradient of in[0] a run at a time, while the run is in L1.
+// Where the gradient of in[0] goes: into place, or to a block in L1 that is converted or streamed when a run is done.
 template <class T>
 class GradientWriter {
  public:
-  GradientWriter(const ReduceArgs& a, MapBlock block, const void* formula)
-      : a_(a), block_(block), formula_(formula), item_(size_of(a.gradient.dtype)) {
-    for (T& x : incoming_) x = T(a.gradient.incoming);
-    streamed_ = a.reduced * item_ >= kStreamFrom;
-  }
-  void write(const T* const* in, int64_t at, int64_t n) {
-    char* const out = static_cast<char*>(a_.gradient.data) + at * item_;
-    const bool native = a_.gradient.dtype == dtype_of<T>, streams = streamed_ && native && place_in_line(out) == 0;
-    for (int64_t i = 0; i < n; i += kBlock) {
-      const int64_t length = smaller(kBlock, n - i);
-      const bool direct = native && streamed_ == streams;
-      void* operand[2 + kMaxInputs] = {direct ? out + i * item_ : static_cast<void*>(result_), incoming_};
-      for (int k = 0; k < a_.inputs; ++k) operand[2 + k] = const_cast<T*>(in[k] + i);
-      block_(operand, length, formula_, streams);
-      if (streamed_ && !streams)
-        stream_run<T>(a_.gradient.dtype, result_, out + i * item_, length, writer_);
-      else if (!direct)
-        store_run<T>(a_.gradient.dtype, result_, out + i * item_, item_, length);
-    }
-  }
+  GradientWriter(const ReduceArgs& a, const void* formula)
+      : a_(a), formula_(formula), item_(size_of(a.gradient.dtype)), streamed_(a.reduced * item_ >= kStreamFrom) {}
   ~GradientWriter() {
     if (streamed_) stream_fence();
   }
+  // Of n elements from `at` on, and as many in `parts - 1` other places, each `apart` elements on.
+  RunGradient<T> of(int64_t at, int64_t n, int64_t apart) {
+    T* const to = reinterpret_cast<T*>(place(at));
+    const bool native = a_.gradient.dtype == dtype_of<T>, streams = streamed_ && native && place_in_line(to) == 0;
+    direct_ = native && streamed_ == streams;
+    return {formula_, T(a_.gradient.incoming), direct_ ? to : block_, direct_ ? apart : n, streams};
+  }
+  void written(int64_t at, int64_t n, int64_t apart, int64_t parts) {
+    if (direct_) return;
+    for (int64_t part = 0; part < parts; ++part) {
+      if (streamed_)
+        stream_run<T>(a_.gradient.dtype, block_ + part * n, place(at + part * apart), n, writer_);
+      else
+        store_run<T>(a_.gradient.dtype, block_ + part * n, place(at + part * apart), item_, n);
+    }
+  }
 
  private:
-  static constexpr int64_t kBlock = 2048 / sizeof(T);  // a short burst of stores past the cache
+  char* place(int64_t at) const { return static_cast<char*>(a_.gradient.data) + at * item_; }
   const ReduceArgs& a_;
-  const MapBlock block_;
   const void* const formula_;
   const int64_t item_;
-  bool streamed_;
+  const bool streamed_;
+  bool direct_ = false;
   StreamWriter writer_;
-  alignas(64) T incoming_[kBlock], result_[kBlock];
+  alignas(64) T block_[kLossRun];
 };
 
 template <class T>
@@ -185,7 +183,8 @@ struct Driver {
   }
   // n elements from `at` on of result `j`.
   void one_run(int64_t j, int64_t at, int64_t n, int64_t before, W* state, int64_t pitch, Gathered& gathered,
-               const T** in) const {
+               const RunGradient<T>* gradient = nullptr) const {
+    const T* in[kMaxInputs];
     bool in_place = true;
     for (int k = 0; k < a.inputs; ++k) {
       const ReduceArgs::Input& input = a.in[k];
@@ -202,7 +201,7 @@ struct Driver {
       }
     }
     constexpr int64_t step[kMaxInputs] = {};
-    blocks.run(in, step, 1, n, 0, in_place ? n : 0, formula, state, pitch, before, at);
+    blocks.run(in, step, 1, n, 0, in_place ? n : 0, formula, gradient, state, pitch, before, at);
   }
 
   // How many results from j on have their n elements from `at` on in place, at a constant distance.
@@ -228,43 +227,46 @@ struct Driver {
     return run >= most() / 4 ? run : n;
   }
 
-  // Elements [begin, end) of result j. written(in, at, n): elements [at, at + n) are at `in`, and near.
-  template <class Written>
-  FASTGRAD_INLINE void one_result(int64_t j, int64_t begin, int64_t end, W* state, int64_t pitch, Gathered& gathered,
-                                  const Written& written) const {
+  // Elements [begin, end) of result j.
+  void one_result(int64_t j, int64_t begin, int64_t end, W* state, int64_t pitch, Gathered& gathered,
+                  GradientWriter<T>* writer = nullptr) const {
     const T* in[kMaxInputs];
     int64_t step[kMaxInputs], at = begin, n;
+    const auto run = [&](int64_t at, int64_t n, int64_t parts, const auto& run) {
+      if (!writer) return run(nullptr);
+      const RunGradient<T> gradient = writer->of(at, n, kWindow / kParts);
+      run(&gradient);
+      writer->written(at, n, kWindow / kParts, parts);
+    };
     for (; !blocks.ordered && end - at >= kWindow && adjacent(j, j + 1, at, kWindow, in, step); at += kWindow)
       for (int64_t done = 0; done < kWindow / kParts; done += n) {
         n = most() / kParts;
-        blocks.run(in, step, 1, most(), kWindow / kParts, n, formula, state, pitch, at - begin + done * kParts, at);
-        for (int64_t part = 0; part < kParts; ++part) {
-          const T* from[kMaxInputs];
-          for (int k = 0; k < a.inputs; ++k) from[k] = in[k] + part * (kWindow / kParts);
-          written(from, at + part * (kWindow / kParts) + done, n);
-        }
+        run(at + done, n, kParts, [&](const RunGradient<T>* gradient) {
+          blocks.run(in, step, 1, most(), kWindow / kParts, n, formula, gradient, state, pitch,
+                     at - begin + done * kParts, at);
+        });
         for (int k = 0; k < a.inputs; ++k) in[k] += n;
       }
     for (; at < end; at += n) {
       n = block_length(at, end);
-      one_run(j, at, n, at - begin, state, pitch, gathered, in);
-      written(in, at, n);
+      run(at, n, 1, [&](const RunGradient<T>* gradient) {
+        one_run(j, at, n, at - begin, state, pitch, gathered, gradient);
+      });
     }
   }
 
   void runs(int64_t j0, int64_t j1, int64_t begin, int64_t end, W* state, int64_t pitch) const {
     Gathered gathered;
     if (a.gradient.data) {  // then the result is one
-      GradientWriter<T> gradient(a, blocks.gradient, gradient_formula);
-      return one_result(0, begin, end, state, pitch, gathered,
-                        [&](const T* const* in, int64_t at, int64_t n) { gradient.write(in, at, n); });
+      GradientWriter<T> writer(a, gradient_formula);
+      return one_result(0, begin, end, state, pitch, gathered, &writer);
     }
     const T* in[kMaxInputs];
     if (plan.results_inside) {
       int64_t n;
       for (int64_t at = begin; at < end; at += n) {
         n = block_length(at, end);
-        for (int64_t j = j0; j < j1; ++j) one_run(j, at, n, at - begin, state + (j - j0), pitch, gathered, in);
+        for (int64_t j = j0; j < j1; ++j) one_run(j, at, n, at - begin, state + (j - j0), pitch, gathered);
       }
       return;
     }
@@ -273,10 +275,10 @@ struct Driver {
       const int64_t n = end - begin;
       count = n <= most() ? adjacent(j, j1, begin, n, in, step) : 0;
       if (count > 0) {
-        blocks.run(in, step, count, n, 0, n, formula, state + (j - j0), pitch, 0, begin);
+        blocks.run(in, step, count, n, 0, n, formula, nullptr, state + (j - j0), pitch, 0, begin);
       } else {
         count = 1;
-        one_result(j, begin, end, state + (j - j0), pitch, gathered, [](const T* const*, int64_t, int64_t) {});
+        one_result(j, begin, end, state + (j - j0), pitch, gathered);
       }
     }
   }

@@ -17,6 +17,16 @@ namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 template <class T>
 using wide_t = std::conditional_t<std::is_integral_v<T>, int64_t, double>;
 
+// Where a run leaves the gradient of in[0]: for the element i of part p, at to[p * apart + i].
+template <class T>
+struct RunGradient {
+  const void* formula;
+  T incoming;
+  T* to;
+  int64_t apart;
+  bool streamed;  // past the cache (stream.h); then lines begin at `to`
+};
+
 // What the driver calls. A result is `fields` wide numbers, field f of result j at state[f * pitch + j].
 // `before` elements are in the result already (0: it is not set yet), `first` is the index of the block's first one.
 template <class T>
@@ -24,19 +34,20 @@ struct ReduceBlocks {
   using W = wide_t<T>;
   int fields, outputs;
   bool ordered;       // whether elements must come in ascending order
+  bool gradient;      // whether a run has one
   int64_t short_row;  // elements of a result below which these are columns, however they lie
   // Of `results` adjacent results, each n elements, step[k] elements on in input k. If `apart` is not 0, the elements
   // are four equal parts, whole registers, so many elements from one to the next. `ahead` elements behind each input
-  // lies what is wanted next; 0: nothing. Of several results it is the beginning (before = 0).
+  // lies what is wanted next; 0: nothing. Of several results it is the beginning (before = 0). The result is the same
+  // with a gradient and without (null).
   void (*run)(const T* const* in, const int64_t* step, int64_t results, int64_t n, int64_t apart, int64_t ahead,
-              const void* formula, W* state, int64_t pitch, int64_t before, int64_t first);
+              const void* formula, const RunGradient<T>* gradient, W* state, int64_t pitch, int64_t before,
+              int64_t first);
   // Element (row, column) of input k is in[k][row * row_stride[k] + column]. Reads whole registers if `padded`.
   void (*columns)(const T* const* in, const int64_t* row_stride, int64_t rows, int64_t columns, bool padded,
                   const void* formula, W* state, int64_t pitch, int64_t before, int64_t first);
   void (*merge)(W* state, const W* other, int64_t pitch, int64_t columns, int64_t count, int64_t other_count);
   void (*finish)(W* state, int64_t pitch, int64_t columns, int64_t count, const Number* parameter);
-  // The gradient of in[0], from the incoming one and the inputs; null where there is none.
-  MapBlock gradient;
 };
 
 template <class T>
@@ -71,8 +82,32 @@ FASTGRAD_INLINE void store_fields(math::Tuple<V, N> x, math::scalar_t<V>* state,
   }
 }
 
-// For a reduction without a gradient.
-struct NoGradient {};
+// What RunSource does with the elements besides: nothing, or the gradient's formula, which shares with the loss what
+// the compiler finds in both (a load, an exponential).
+struct NoGradient {
+  template <class... V>
+  FASTGRAD_INLINE void operator()(int, int64_t, int64_t, V...) const {}
+};
+template <class T, class Formula, bool Streamed>
+struct GradientOf {
+  const Formula f;
+  const Vec<T> incoming;
+  T* const to;
+  const int64_t apart;
+  explicit GradientOf(const RunGradient<T>& g)
+      : f(*static_cast<const Formula*>(g.formula)), incoming(g.incoming), to(g.to), apart(g.apart) {}
+  template <class V>
+  FASTGRAD_INLINE void operator()(int part, int64_t i, int64_t width, V x, auto... others) const {
+    const V r = f(incoming, x, others...);
+    T* const at = to + part * apart + i;
+    if (width < V::size)
+      r.store(at, width);
+    else if (Streamed)
+      r.stream(at);
+    else
+      r.store(at);
+  }
+};
 
 struct Identity {
   template <class V>
@@ -84,7 +119,7 @@ struct Identity {
 constexpr int kFewRegisters = 8;
 
 // The elements of one result: the lanes hold different ones, and are combined at the end if they are `Combined`.
-template <bool Combined, class T, class Formula, size_t... I>
+template <bool Combined, class Gradient, class T, class Formula, size_t... I>
 struct RunSource {
   using Value = Vec<T>;
   using V = Value;
@@ -92,12 +127,20 @@ struct RunSource {
   const T* const* in;
   int64_t n, apart, ahead;
   const Formula& f;
+  const Gradient& gradient;
 
   FASTGRAD_INLINE int64_t count() const { return n; }
-  FASTGRAD_INLINE V at(int64_t i) const { return f(V::load(in[I] + i)...); }
+  FASTGRAD_INLINE V value(int part, int64_t i, int64_t width, auto... x) const {
+    gradient(part, i, width, x...);
+    return f(x...);
+  }
+  FASTGRAD_INLINE V at(int64_t i) const { return value(0, i, V::size, V::load(in[I] + i)...); }
+  FASTGRAD_INLINE V at(int part, int64_t distance, int64_t i) const {
+    return value(part, i, V::size, V::load(in[I] + part * distance + i)...);
+  }
   FASTGRAD_INLINE void fetch(int64_t i) const { (__builtin_prefetch(in[I] + i + ahead, 0, 2), ...); }
   FASTGRAD_INLINE V tail(int64_t i, V fill) const {
-    return select(V::iota() < V(T(n - i)), f(V::load(in[I] + i, n - i, T(1))...), fill);
+    return select(V::iota() < V(T(n - i)), value(0, i, n - i, V::load(in[I] + i, n - i, T(1))...), fill);
   }
 
   template <int N, class Map, class Op>
@@ -139,7 +182,7 @@ struct RunSource {
       for (; i < stop; i += stride) {
         if (kFetches && ahead)
           for (int a = 0; a < kAccumulators; ++a) fetch(a * part + i);
-        for (int a = 0; a < kAccumulators; ++a) add(a, at(a * part + i));
+        for (int a = 0; a < kAccumulators; ++a) add(a, at(a, part, i));
       }
       empty();
     }
@@ -213,9 +256,10 @@ concept Folds = requires { typename Reducer::Operation; };
 template <class Reducer, class T>
 constexpr int64_t kShortRow = Folds<Reducer> && Vec<T>::size > 4 ? Vec<T>::size : 64;
 
-template <class T, class Reducer, class Formula, size_t... I>
-void reduce_run(const T* const* in, const int64_t* step, int64_t results, int64_t n, int64_t apart, int64_t ahead,
-                const void* formula, wide_t<T>* state, int64_t pitch, int64_t before, int64_t first) {
+template <class T, class Reducer, class Formula, class Gradient, size_t... I>
+void reduce_results(const T* const* in, const int64_t* step, int64_t results, int64_t n, int64_t apart, int64_t ahead,
+                    const void* formula, const Gradient& gradient, wide_t<T>* state, int64_t pitch, int64_t before,
+                    int64_t first) {
   using W = wide_t<T>;
   using V = Vec<T>;
   const Formula f = *static_cast<const Formula*>(formula);
@@ -225,14 +269,14 @@ void reduce_run(const T* const* in, const int64_t* step, int64_t results, int64_
       V row[V::size];
       for (int r = 0; r < V::size; ++r) {
         const T* const at[] = {in[I] + (j + r) * step[I]...};
-        row[r] = Reducer::block(RunSource<false, T, Formula, I...>{at, n, apart, ahead, f}).item[0];
+        row[r] = Reducer::block(RunSource<false, Gradient, T, Formula, I...>{at, n, apart, ahead, f, gradient}).item[0];
       }
       const V folded = reduce_each<V::size / 2>(row, typename Reducer::Operation());
       for (int h = 0; h < V::size; h += Vec<W>::size) widen_lanes<W>(folded, h).store(state + j + h);
     }
   for (; j < results; ++j) {
     const T* const at[] = {in[I] + j * step[I]...};
-    const auto block = Reducer::block(RunSource<true, T, Formula, I...>{at, n, apart, ahead, f});
+    const auto block = Reducer::block(RunSource<true, Gradient, T, Formula, I...>{at, n, apart, ahead, f, gradient});
     math::Tuple<W, Reducer::partials> partial;
     for (int k = 0; k < Reducer::partials; ++k) partial.item[k] = W(block.item[k].v[0]);
     auto result = Reducer::widen(partial, double(n), first);
@@ -243,6 +287,20 @@ void reduce_run(const T* const* in, const int64_t* step, int64_t results, int64_
     }
     store_fields(result, state + j, pitch);
   }
+}
+template <class T, class Reducer, class Formula, class Gradient, size_t... I>
+void reduce_run(const T* const* in, const int64_t* step, int64_t results, int64_t n, int64_t apart, int64_t ahead,
+                const void* formula, const RunGradient<T>* gradient, wide_t<T>* state, int64_t pitch, int64_t before,
+                int64_t first) {
+  const auto run = [&](const auto& g) __attribute__((always_inline)) {
+    reduce_results<T, Reducer, Formula, std::remove_cvref_t<decltype(g)>, I...>(
+        in, step, results, n, apart, ahead, formula, g, state, pitch, before, first);
+  };
+  if constexpr (!std::is_same_v<Gradient, NoGradient>) {
+    if (gradient && gradient->streamed) return run(GradientOf<T, Gradient, true>(*gradient));
+    if (gradient) return run(GradientOf<T, Gradient, false>(*gradient));
+  }
+  run(NoGradient());
 }
 
 template <class T, class Reducer, class Formula, size_t... I>
@@ -282,25 +340,18 @@ void finish_results(W* state, int64_t pitch, int64_t columns, int64_t count, con
                  state + c, pitch);
 }
 
-template <class T, class Gradient, size_t... I>
-constexpr MapBlock gradient_block(std::index_sequence<I...>) {
-  if constexpr (std::is_same_v<Gradient, NoGradient>)
-    return nullptr;
-  else
-    return &map_block<T, Gradient, I...>;
-}
 template <class T, class Reducer, class Formula, class Gradient, size_t... I>
 Status reduce_typed(const ReduceArgs& args) {
   using W = wide_t<T>;
   static constexpr ReduceBlocks<T> blocks = {Reducer::fields,
                                              Reducer::outputs,
                                              Reducer::ordered,
+                                             !std::is_same_v<Gradient, NoGradient>,
                                              kShortRow<Reducer, T>,
-                                             &reduce_run<T, Reducer, Formula, I...>,
+                                             &reduce_run<T, Reducer, Formula, Gradient, I...>,
                                              &reduce_columns<T, Reducer, Formula, I...>,
                                              &merge_results<W, Reducer>,
-                                             &finish_results<W, Reducer>,
-                                             gradient_block<T, Gradient>(std::make_index_sequence<sizeof...(I) + 1>())};
+                                             &finish_results<W, Reducer>};
   const Formula f = make_formula<Formula>(args.parameter);
   const Gradient g = make_formula<Gradient>(args.gradient.parameter);
   return reduce_driver<T>(args, blocks, &f, &g);
