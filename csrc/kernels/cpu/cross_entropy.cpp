@@ -182,7 +182,8 @@ struct CrossEntropy : ClassLossSums<T> {
           const V from = reference(b), number = classes.number.of(b);
           V picked = T(__builtin_nan(""));
           const auto exponential = [&](auto s) {
-            b.prefetch_next(s, whole ? B::kStreams : streams.inputs);  // of a longer row, emit() is far away
+            b.prefetch_next(s, 0);
+            if (whole && B::kStreams > 1) b.prefetch_next(s, 1);  // of a longer row, emit() is far away
             const V x = b.load(0, s, lowest);
             if (compares) picked = select(number == V(kClassNumber<T>[s.i]), x, picked);
             const V e = exp_nonpositive(x - from);
@@ -311,7 +312,8 @@ struct CrossEntropyBackward : RowFormula<T> {
   FASTGRAD_INLINE void emit(const B& b, bool) {
     const Vec<T> row_max = max.of(b);
     gradient.emit(b, classes, [&](auto s) {
-      b.prefetch_next(s);
+      b.prefetch_next(s, 0, 1);
+      if constexpr (Probabilities) b.prefetch_next(s, 2);
       return exp_nonpositive(b.load(0, s) - row_max);
     });
   }

@@ -82,12 +82,10 @@ struct RowBlock {
     if (k < Inputs) return load_as<T>(reinterpret_cast<const S*>(data[k]) + s.i, s.count, fill);
     return V::load(at(k, s.i), s.count, fill);
   }
-  // Calls for the same step of what comes after this block: the hardware does not foresee where the next rows begin,
-  // and lines to be written are read first.
-  template <class Step>
-  FASTGRAD_INLINE void prefetch_next(Step s, int streams = kStreams) const {
-    if constexpr (!Across)
-      for (int k = 0; k < streams; ++k) __builtin_prefetch(ahead[k] + s.i * kItem(k), 0, 2);
+  // Calls for the same step of what comes after this block, of streams k...: the hardware does not foresee where the
+  // next rows begin, and lines to be written are read first.
+  FASTGRAD_INLINE void prefetch_next(auto s, auto... k) const {
+    if constexpr (!Across) (__builtin_prefetch(ahead[k] + s.i * kItem(k), 0, 2), ...);
   }
   FASTGRAD_INLINE void store(int k, Whole s, V v) const { v.store(at(k, s.i)); }
   FASTGRAD_INLINE void store(int k, Part s, V v) const { v.store(at(k, s.i), s.count); }
@@ -121,7 +119,6 @@ struct StreamedBlock : B {
   using typename B::V;
   static constexpr bool streamed = true;
   math::scalar_t<V>* line;
-  FASTGRAD_INLINE void prefetch_next(auto s, int streams = B::kStreams - 1) const { B::prefetch_next(s, streams); }
   FASTGRAD_INLINE void result(Whole s, V v) const { v.stream(line + s.i); }
   FASTGRAD_INLINE void result(Part, V) const {}
 };

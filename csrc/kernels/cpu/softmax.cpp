@@ -54,7 +54,8 @@ struct SoftmaxRows : RowFormula<T> {
         [&](const B& b) {
           const V reference = math::MaxSum<V>{max.of(b), V(0)}.reference();
           const auto exponential = [&](auto s) {
-            b.prefetch_next(s, whole ? B::kStreams : streams.inputs);  // of a longer row, emit() is far away
+            b.prefetch_next(s, 0);
+            if (whole) b.prefetch_next(s, 1);  // of a longer row, emit() is far away
             const V e = exp_nonpositive((widened ? b.load(1, s, lowest) : b.load(0, s, lowest)) - reference);
             if (!Log && whole) b.store(1, s, e);
             return e;
@@ -103,7 +104,10 @@ struct SoftmaxBackwardRows : RowFormula<T> {
   FASTGRAD_INLINE void accumulate(const Blocks& blocks, bool) {
     blocks.reduce(
         [&](const auto& b) {
-          const auto term = [&](auto s) { return Log ? b.load(0, s) : b.load(0, s) * b.load(1, s); };
+          const auto term = [&](auto s) {
+            b.prefetch_next(s, 0);  // both passes fetch, so that memory idles in neither
+            return Log ? b.load(0, s) : b.load(0, s) * b.load(1, s);
+          };
           return b.reduce(V(0), term, Sum());
         },
         Sum(), [&](int lane, V v) { sum.set(lane, sum.get(lane) + v); });
@@ -115,7 +119,7 @@ struct SoftmaxBackwardRows : RowFormula<T> {
   FASTGRAD_INLINE void emit(const B& b, bool) {
     const V total = sum.of(b);
     b.each([&](auto s) {
-      b.prefetch_next(s);
+      b.prefetch_next(s, 1, 2);
       const V g = b.load(0, s), y = b.load(1, s);
       b.result(s, Log ? math::log_softmax_backward(g, y, total) : math::softmax_backward(g, y, total));
     });
