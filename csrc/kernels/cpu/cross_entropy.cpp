@@ -11,6 +11,7 @@
 #include <atomic>
 
 #include "../math/cross_entropy.h"
+#include "../math/reductions.h"
 
 #include "../math/softmax.h"
 #include "class_loss.h"
@@ -160,14 +161,14 @@ struct CrossEntropy : ClassLossSums<T> {
                   Max(), [&](int lane, V highest) { whole ? max.set(lane, highest) : raise(lane, highest); });
     if (sums_all) {
       const auto share = [&](const B& b, auto s) { return share_of<T, Probabilities>(b, s, weights, smoothing); };
-      blocks.reduce([&](const B& b) { return b.reduce(V(0), [&](auto s) { return share(b, s); }, Sum()); }, Sum(),
-                    [&](int lane, V v) { sum_q.set(lane, sum_q.get(lane) + v); });
+      blocks.reduce([&](const B& b) { return b.reduce(V(0), [&](auto s) { return share(b, s); }, math::Plus()); },
+                    math::Plus(), [&](int lane, V v) { sum_q.set(lane, sum_q.get(lane) + v); });
       blocks.reduce(
           [&](const B& b) {
             const V from = reference(b);
-            return b.reduce(V(0), [&](auto s) { return share(b, s) * (b.load(0, s) - from); }, Sum());
+            return b.reduce(V(0), [&](auto s) { return share(b, s) * (b.load(0, s) - from); }, math::Plus());
           },
-          Sum(), [&](int lane, V v) { sum_q_x.set(lane, sum_q_x.get(lane) + v); });
+          math::Plus(), [&](int lane, V v) { sum_q_x.set(lane, sum_q_x.get(lane) + v); });
     }
     const bool picks = B::rows_in_lanes && !Probabilities && whole, compares = picks && blocks.n <= kFewClasses;
     if (picks && !compares)
@@ -190,11 +191,11 @@ struct CrossEntropy : ClassLossSums<T> {
             keep(b, s, e);
             return e;
           };
-          const V total = b.reduce(V(0), exponential, Sum());
+          const V total = b.reduce(V(0), exponential, math::Plus());
           if (compares) logit.set(b.lane, picked);
           return total;
         },
-        Sum(), [&](int lane, V v) { sum.set(lane, sum.get(lane) + v); });
+        math::Plus(), [&](int lane, V v) { sum.set(lane, sum.get(lane) + v); });
   }
 
   // The losses of a register of rows.
@@ -210,7 +211,7 @@ struct CrossEntropy : ClassLossSums<T> {
   FASTGRAD_INLINE void finish(const RowTile& tile, bool in_tile, bool split) {
     if (split) {
       raise(0, V(reduce_lanes(max.get(0), Max())));
-      for (RowState<T>* s : {&sum, &sum_q, &sum_q_x}) s->set(0, V(reduce_lanes(s->get(0), Sum())));
+      for (RowState<T>* s : {&sum, &sum_q, &sum_q_x}) s->set(0, V(reduce_lanes(s->get(0), math::Plus())));
     }
     const int64_t plane = args.operand[kStats].element_stride;
     store_rows<T>(tile, kStats, 0, max.value);

@@ -18,9 +18,9 @@ constexpr int64_t kLossRun = 2048;  // of a formula with a gradient, which reads
 constexpr int64_t kWindow = 16 * kRun, kParts = 4;
 constexpr int64_t kTileBytes = 2048;  // of a row of columns that is gathered
 constexpr int64_t kWideTile = 8192;   // in place: enough that the hardware fetches ahead
-constexpr int64_t kTileRows = 16;     // rows of columns reduced before the results are touched
-constexpr int64_t kNarrow = 4;        // where rows are a quarter of a tile's, or less, so many times as many
-constexpr int64_t kShortTile = 128;   // columns where these are strided: their cache lines must stay in L1
+constexpr int64_t kTileRows = kColumnRows;
+constexpr int64_t kNarrow = 4;       // where rows are a quarter of a tile's, or less, so many times as many
+constexpr int64_t kShortTile = 128;  // columns where these are strided: their cache lines must stay in L1
 constexpr int64_t kMaxResults = kWideTile / 4, kMaxRunResults = 512;  // of a piece
 constexpr int64_t kMaxFields = 2;
 constexpr int64_t kGrain = 32768;  // elements worth a thread
@@ -126,20 +126,21 @@ class GradientWriter {
   ~GradientWriter() {
     if (streamed_) stream_fence();
   }
-  // Of n elements from `at` on, and as many in `parts - 1` other places, each `apart` elements on.
-  RunGradient<T> of(int64_t at, int64_t n, int64_t apart) {
+  // Of n elements from `at` on; of several `parts`, as many in each part of a window.
+  RunGradient<T> of(int64_t at, int64_t n, int64_t parts) {
     T* const to = reinterpret_cast<T*>(place(at));
     const bool native = a_.gradient.dtype == dtype_of<T>, streams = streamed_ && native && place_in_line(to) == 0;
     direct_ = native && streamed_ == streams;
-    return {formula_, T(a_.gradient.incoming), direct_ ? to : block_, direct_ ? apart : n, streams};
+    const int64_t apart = direct_ ? kWindow / kParts : n;
+    return {formula_, T(a_.gradient.incoming), direct_ ? to : block_, parts > 1 ? apart : Vec<T>::size, streams};
   }
-  void written(int64_t at, int64_t n, int64_t apart, int64_t parts) {
+  void written(int64_t at, int64_t n, int64_t parts) {
     if (direct_) return;
-    for (int64_t part = 0; part < parts; ++part) {
+    for (int64_t part = 0; part < parts; ++part, at += kWindow / kParts) {
       if (streamed_)
-        stream_run<T>(a_.gradient.dtype, block_ + part * n, place(at + part * apart), n, writer_);
+        stream_run<T>(a_.gradient.dtype, block_ + part * n, place(at), n, writer_);
       else
-        store_run<T>(a_.gradient.dtype, block_ + part * n, place(at + part * apart), item_, n);
+        store_run<T>(a_.gradient.dtype, block_ + part * n, place(at), item_, n);
     }
   }
 
@@ -234,9 +235,9 @@ struct Driver {
     int64_t step[kMaxInputs], at = begin, n;
     const auto run = [&](int64_t at, int64_t n, int64_t parts, const auto& run) {
       if (!writer) return run(nullptr);
-      const RunGradient<T> gradient = writer->of(at, n, kWindow / kParts);
+      const RunGradient<T> gradient = writer->of(at, n, parts);
       run(&gradient);
-      writer->written(at, n, kWindow / kParts, parts);
+      writer->written(at, n, parts);
     };
     for (; !blocks.ordered && end - at >= kWindow && adjacent(j, j + 1, at, kWindow, in, step); at += kWindow)
       for (int64_t done = 0; done < kWindow / kParts; done += n) {
@@ -249,9 +250,8 @@ struct Driver {
       }
     for (; at < end; at += n) {
       n = block_length(at, end);
-      run(at, n, 1, [&](const RunGradient<T>* gradient) {
-        one_run(j, at, n, at - begin, state, pitch, gathered, gradient);
-      });
+      run(at, n, 1,
+          [&](const RunGradient<T>* gradient) { one_run(j, at, n, at - begin, state, pitch, gathered, gradient); });
     }
   }
 
@@ -283,6 +283,11 @@ struct Driver {
     }
   }
 
+  // What lies behind a tile, while that is worked on.
+  FASTGRAD_INLINE static void fetch_next(const void* tile, int64_t bytes) {
+    for (int64_t line = 0; line < bytes; line += kLine)
+      __builtin_prefetch(static_cast<const char*>(tile) + bytes + line, 0, 2);
+  }
   void columns(int64_t j0, int64_t j1, int64_t begin, int64_t end, W* state, int64_t pitch) const {
     Tile tile;
     const int64_t width = j1 - j0;
@@ -305,11 +310,14 @@ struct Driver {
           in[k] = reinterpret_cast<const T*>(base + kept.offset(j0) + reduced.offset(at));
           row_stride[k] = reduced.stride() / int64_t(sizeof(T));
           padded = false;
+          if (blocks.ordered && narrow && row_stride[k] == width) fetch_next(in[k], rows * reduced.stride());
         } else if (input.data && input.dtype == dtype_of<T> && reduced.stride() == sizeof(T) &&
                    kept.stride() % int64_t(sizeof(T)) == 0 && kept.run(j0, width) == width &&
                    reduced.run(at, rows) == rows) {  // short rows
-          transpose(reinterpret_cast<const T*>(base + kept.offset(j0) + reduced.offset(at)),
-                    kept.stride() / int64_t(sizeof(T)), tile.buffer[k], pitch_in, width, rows);
+          const char* const from = base + kept.offset(j0) + reduced.offset(at);
+          if (kept.stride() == rows * int64_t(sizeof(T))) fetch_next(from, width * kept.stride());
+          transpose(reinterpret_cast<const T*>(from), kept.stride() / int64_t(sizeof(T)), tile.buffer[k], pitch_in,
+                    width, rows);
           in[k] = tile.buffer[k];
           row_stride[k] = pitch_in;
         } else {

@@ -17,7 +17,8 @@ namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 template <class T>
 using wide_t = std::conditional_t<std::is_integral_v<T>, int64_t, double>;
 
-// Where a run leaves the gradient of in[0]: for the element i of part p, at to[p * apart + i].
+// Where a run leaves the gradient of in[0]: that of element i of part p at to[p * apart + i]. In a run without parts
+// the registers are these, in turn.
 template <class T>
 struct RunGradient {
   const void* formula;
@@ -117,6 +118,9 @@ struct Identity {
 };
 
 constexpr int kFewRegisters = 8;
+// Rows of columns reduced before the results are touched. Unrolled: what a load reads goes on along one row, as the
+// hardware foresees.
+constexpr int kColumnRows = 16;
 
 // The elements of one result: the lanes hold different ones, and are combined at the end if they are `Combined`.
 template <bool Combined, class Gradient, class T, class Formula, size_t... I>
@@ -240,6 +244,11 @@ struct ColumnSource {
       for (int k = 0; k < N; ++k) sum[way][k] = op(sum[way][k], x.item[k]);
     };
     int64_t i = 0;
+    if (n == kColumnRows) {
+#pragma GCC unroll kColumnRows
+      for (int row = 0; row < kColumnRows; ++row) add(row % kAccumulators, row);
+      i = n;
+    }
     for (; i + kAccumulators <= n; i += kAccumulators)
       for (int way = 0; way < kAccumulators; ++way) add(way, i + way);
     for (int way = 0; i < n; ++i, ++way) add(way, i);

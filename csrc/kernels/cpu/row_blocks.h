@@ -123,12 +123,6 @@ struct StreamedBlock : B {
   FASTGRAD_INLINE void result(Part, V) const {}
 };
 
-struct Sum {
-  template <class X>
-  FASTGRAD_INLINE X operator()(X a, X b) const {
-    return a + b;
-  }
-};
 // Of the numbers: a row's NaN makes its sum NaN, so that the maximum need not be.
 struct Max {
   template <class X>

@@ -314,6 +314,28 @@ struct Vec {
   static FASTGRAD_INLINE Vec power2(Int n) { return from_bits((n + R::kBias) << R::kMantissa); }
 };
 
+#if defined(__AVX512F__)
+// As math/reductions.h has it, in two comparisons whose masks stay in mask registers.
+template <bool Largest>
+FASTGRAD_INLINE __mmask16 beyond(Vec<float> x, Vec<float> best) {
+  const __m512 b = (__m512)best.v;
+  return _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(b, b, _CMP_ORD_Q), (__m512)x.v, b,
+                                 Largest ? _CMP_NLE_UQ : _CMP_NGE_UQ);
+}
+template <bool Largest>
+FASTGRAD_INLINE __mmask8 beyond(Vec<double> x, Vec<double> best) {
+  const __m512d b = (__m512d)best.v;
+  return _mm512_mask_cmp_pd_mask(_mm512_cmp_pd_mask(b, b, _CMP_ORD_Q), (__m512d)x.v, b,
+                                 Largest ? _CMP_NLE_UQ : _CMP_NGE_UQ);
+}
+FASTGRAD_INLINE Vec<float> select(__mmask16 m, Vec<float> a, Vec<float> b) {
+  return Vec<float>::Register(_mm512_mask_mov_ps((__m512)b.v, m, (__m512)a.v));
+}
+FASTGRAD_INLINE Vec<double> select(__mmask8 m, Vec<double> a, Vec<double> b) {
+  return Vec<double>::Register(_mm512_mask_mov_pd((__m512d)b.v, m, (__m512d)a.v));
+}
+#endif
+
 // Whether a mask has a lane set.
 template <class Mask>
 FASTGRAD_INLINE bool any(Mask m) {

@@ -4,6 +4,7 @@
 // sum, then the result. A longer row is read twice: its maximum and sum are found together block by block, rescaling
 // the sum where the maximum rises, and the second pass computes the result from the input.
 #include "../math/softmax.h"
+#include "../math/reductions.h"
 
 #include "rows.h"
 
@@ -60,14 +61,14 @@ struct SoftmaxRows : RowFormula<T> {
             if (!Log && whole) b.store(1, s, e);
             return e;
           };
-          return b.reduce(V(0), exponential, Sum());
+          return b.reduce(V(0), exponential, math::Plus());
         },
-        Sum(), [&](int lane, V v) { sum.set(lane, sum.get(lane) + v); });
+        math::Plus(), [&](int lane, V v) { sum.set(lane, sum.get(lane) + v); });
   }
   FASTGRAD_INLINE void finish(const RowTile& tile, bool, bool split) {
     if (split) {
       raise(0, V(reduce_lanes(max.get(0), Max())));
-      sum.set(0, V(reduce_lanes(sum.get(0), Sum())));
+      sum.set(0, V(reduce_lanes(sum.get(0), math::Plus())));
     }
     for (int lane = 0; lane < tile.rows; lane += V::size) {
       const V total = sum.get(lane);
@@ -108,12 +109,12 @@ struct SoftmaxBackwardRows : RowFormula<T> {
             b.prefetch_next(s, 0);  // both passes fetch, so that memory idles in neither
             return Log ? b.load(0, s) : b.load(0, s) * b.load(1, s);
           };
-          return b.reduce(V(0), term, Sum());
+          return b.reduce(V(0), term, math::Plus());
         },
-        Sum(), [&](int lane, V v) { sum.set(lane, sum.get(lane) + v); });
+        math::Plus(), [&](int lane, V v) { sum.set(lane, sum.get(lane) + v); });
   }
   FASTGRAD_INLINE void finish(const RowTile&, bool, bool split) {
-    if (split) sum.set(0, V(reduce_lanes(sum.get(0), Sum())));
+    if (split) sum.set(0, V(reduce_lanes(sum.get(0), math::Plus())));
   }
   template <class B>
   FASTGRAD_INLINE void emit(const B& b, bool) {

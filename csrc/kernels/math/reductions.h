@@ -102,22 +102,33 @@ struct ExtremeValue : Fold<Extreme<Largest>> {
   }
 };
 
+// Whether x is beyond `best`: larger, or smaller, or NaN where that is a number.
+template <bool Largest, class V>
+FASTGRAD_FORMULA auto beyond(V x, V best) {
+  if constexpr (is_integer<V> && Largest)
+    return x > best;
+  else if constexpr (is_integer<V>)
+    return x < best;
+  else if constexpr (Largest)
+    return (x > best) | ((x != x) & (best == best));
+  else
+    return (x < best) | ((x != x) & (best == best));
+}
+
 // The extreme and the index of its first occurrence; the first NaN if there is one.
 template <bool Largest>
 struct ExtremeIndex {
   static constexpr int partials = 2, fields = 2, outputs = 2;
   static constexpr bool ordered = true;
   template <class V>
-  static FASTGRAD_FORMULA auto beyond(V x, V best) {
-    if constexpr (is_integer<V> && Largest)
-      return x > best;
-    else if constexpr (is_integer<V>)
-      return x < best;
-    else if constexpr (Largest)
-      return (x > best) | ((x != x) & (best == best));
-    else
-      return (x < best) | ((x != x) & (best == best));
-  }
+  struct Best {
+    V value, index;
+    FASTGRAD_FORMULA void take(V x, V i) {
+      const auto better = beyond<Largest>(x, value);
+      value = select(better, x, value);
+      index = select(better, i, index);
+    }
+  };
   template <class S>
   static FASTGRAD_FORMULA auto block(const S& source) {
     using V = typename S::Value;
@@ -132,14 +143,17 @@ struct ExtremeIndex {
       });
       return Tuple<V, 2>{{best, index}};
     } else {
-      V best = source.at(0), index(0);
-      for (int64_t i = 1; i < source.n; ++i) {
-        const V x = source.at(i);
-        const auto better = beyond(x, best);
-        best = select(better, x, best);
-        index = select(better, V(scalar_t<V>(i)), index);
-      }
-      return Tuple<V, 2>{{best, index}};
+      // Two parts side by side, since a step must wait for the one before; of equal ones that of the first part.
+      constexpr int kParts = 2;
+      const int64_t part = source.n / kParts;
+      Best<V> best[kParts];
+      V at[kParts];
+      for (int p = 0; p < kParts; ++p) best[p] = {source.at(p * part), at[p] = V(scalar_t<V>(p * part))};
+      for (int64_t i = 1; i < part; ++i)
+        for (int p = 0; p < kParts; ++p) best[p].take(source.at(p * part + i), at[p] = at[p] + V(1));
+      for (int p = 1; p < kParts; ++p) best[0].take(best[p].value, best[p].index);
+      for (int64_t i = kParts * part; i < source.n; ++i) best[0].take(source.at(i), V(scalar_t<V>(i)));
+      return Tuple<V, 2>{{best[0].value, best[0].index}};
     }
   }
   template <class V>
@@ -148,8 +162,9 @@ struct ExtremeIndex {
   }
   template <class V>
   static FASTGRAD_FORMULA Tuple<V, 2> merge(Tuple<V, 2> a, Tuple<V, 2> b, double, double) {
-    const auto better = beyond(b.item[0], a.item[0]);
-    return {{select(better, b.item[0], a.item[0]), select(better, b.item[1], a.item[1])}};
+    Best<V> best{a.item[0], a.item[1]};
+    best.take(b.item[0], b.item[1]);
+    return {{best.value, best.index}};
   }
   template <class V>
   static FASTGRAD_FORMULA Tuple<V, 2> finish(Tuple<V, 2> a, double, const Number*) {
