@@ -5,117 +5,12 @@
 
 #include "convert.h"
 #include "parallel.h"
+#include "reduce_plan.h"
 #include "stream.h"
 #include "transpose.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
-
-constexpr int64_t kRun = 4096;      // elements of a run: its block stays in L1 for a second pass
-constexpr int64_t kLossRun = 2048;  // of a formula with a gradient, which reads several inputs and writes besides
-// A long run is read in windows, in four places at once: they are on different pages, and the hardware fetches ahead
-// within a page only.
-constexpr int64_t kWindow = 16 * kRun, kParts = 4;
-constexpr int64_t kTileBytes = 2048;  // of a row of columns that is gathered
-constexpr int64_t kWideTile = 8192;   // in place: enough that the hardware fetches ahead
-constexpr int64_t kTileRows = kColumnRows;
-constexpr int64_t kNarrow = 4;       // where rows are a quarter of a tile's, or less, so many times as many
-constexpr int64_t kShortTile = 128;  // columns where these are strided: their cache lines must stay in L1
-constexpr int64_t kMaxResults = kWideTile / 4, kMaxRunResults = 512;  // of a piece
-constexpr int64_t kMaxFields = 2;
-constexpr int64_t kGrain = 32768;  // elements worth a thread
-constexpr int64_t kMaxRunPieces = 1024, kMaxColumnPieces = 64;
-
-FASTGRAD_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-FASTGRAD_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-FASTGRAD_INLINE int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Some dimensions with one operand's strides over them.
-struct Strided {
-  int dims;
-  const int64_t *shape, *strides;
-
-  FASTGRAD_INLINE int64_t offset(int64_t linear) const {
-    if (dims == 1) return linear * strides[0];
-    int64_t at = 0;
-    for (int d = 0; d < dims; ++d) {
-      at += linear % shape[d] * strides[d];
-      linear /= shape[d];
-    }
-    return at;
-  }
-  // How much of [begin, begin + n) lies along dimension 0.
-  FASTGRAD_INLINE int64_t run(int64_t begin, int64_t n) const {
-    if (dims == 0) return 1;
-    return dims == 1 ? n : smaller(n, shape[0] - begin % shape[0]);
-  }
-  FASTGRAD_INLINE int64_t stride() const { return dims == 0 ? 0 : strides[0]; }
-  // Calls f(done, offset, length) for the runs of [begin, begin + n).
-  template <class F>
-  FASTGRAD_INLINE void for_runs(int64_t begin, int64_t n, const F& f) const {
-    for (int64_t done = 0; done < n;) {
-      const int64_t length = run(begin + done, n - done);
-      f(done, offset(begin + done), length);
-      done += length;
-    }
-  }
-};
-
-FASTGRAD_INLINE Strided kept_of(const ReduceArgs& a, const int64_t* strides) {
-  return {a.kept_dims, a.kept_shape, strides};
-}
-FASTGRAD_INLINE Strided reduced_of(const ReduceArgs& a, const int64_t* strides) {
-  return {a.reduced_dims, a.reduced_shape, strides};
-}
-
-// How the index space is cut: pieces of `width` results by `depth` elements of each.
-struct Plan {
-  bool columns, results_inside;  // results_inside: blocks outermost, since adjacent results share cache lines
-  int64_t width, depth, tiles, splits;
-  int64_t pitch;  // between the fields of a piece's results: whole registers
-};
-
-template <class T>
-FASTGRAD_INLINE bool direct(const ReduceArgs::Input& in, const Strided& s) {
-  return in.data && in.dtype == dtype_of<T> && s.stride() == sizeof(T);
-}
-
-// Whether tiles of columns, wherever they begin and end, are in place.
-template <class T>
-bool all_in_place(const ReduceArgs& a) {
-  bool all = a.kept_dims == 1 && a.reduced_dims == 1;
-  for (int k = 0; k < a.inputs; ++k) all = all && direct<T>(a.in[k], kept_of(a, a.in[k].kept_strides));
-  return all;
-}
-
-template <class T>
-Plan make_plan(const ReduceArgs& a, int64_t short_row) {
-  Plan p{};
-  int64_t kept_stride = 0, reduced_stride = 0, run = a.kept_dims ? a.kept_shape[0] : 1;
-  for (int k = 0; k < a.inputs && !kept_stride && !reduced_stride; ++k) {
-    if (a.kept_dims) kept_stride = a.in[k].kept_strides[0];
-    if (a.reduced_dims) reduced_stride = a.in[k].reduced_strides[0];
-  }
-  const bool inner = kept_stride == 0 || (reduced_stride != 0 && reduced_stride <= kept_stride);
-  p.columns = a.kept > 1 && (inner ? a.reduced < short_row : run >= 8 || a.reduced < 16);
-  p.results_inside = !p.columns && !inner;
-  if (p.columns) {
-    const int64_t tile = (all_in_place<T>(a) ? kWideTile : kTileBytes) / int64_t(sizeof(T));
-    p.width = smaller(a.kept, inner ? kShortTile : tile);
-    if (!inner && run >= kTileRows) p.width = smaller(p.width, run);  // a tile of several runs would be gathered
-    p.tiles = divide_up(a.kept, p.width);
-    const int64_t splits = larger(1, kMaxColumnPieces / p.tiles);
-    p.depth = divide_up(larger(divide_up(a.reduced, splits), kGrain / p.width), kTileRows) * kTileRows;
-  } else {
-    p.width = smaller(smaller(larger(kGrain / a.reduced, p.results_inside ? run : 1), a.kept), kMaxRunResults);
-    p.tiles = divide_up(a.kept, p.width);
-    const int64_t splits = larger(1, kMaxRunPieces / p.tiles);
-    p.depth = divide_up(larger(divide_up(a.reduced, splits), kWindow), kRun) * kRun;
-  }
-  p.splits = divide_up(a.reduced, p.depth);
-  p.pitch = divide_up(p.width, 16) * 16;
-  return p;
-}
 
 // Where the gradient of in[0] goes: into place, or to a block in L1 that is converted or streamed when a run is done.
 template <class T>
@@ -162,6 +57,14 @@ struct Driver {
   const ReduceBlocks<T>& blocks;
   const void *formula, *gradient_formula;
   const Plan plan;
+  // Of inputs in place, and their type.
+  const typename ReduceBlocks<T>::Run widening_run = widening_run_of(blocks, a.in[0].dtype),
+                                      run_in_place = widening_run ? widening_run : blocks.run;
+  const Dtype stored = widening_run ? a.in[0].dtype : dtype_of<T>;
+
+  static typename ReduceBlocks<T>::Run widening_run_of(const ReduceBlocks<T>& blocks, Dtype dtype) {
+    return dtype == Dtype::bf16 ? blocks.run_bf16 : dtype == Dtype::f16 ? blocks.run_f16 : nullptr;
+  }
 
   // A run of each input, in place or gathered.
   struct Gathered {
@@ -185,16 +88,16 @@ struct Driver {
   // n elements from `at` on of result `j`.
   void one_run(int64_t j, int64_t at, int64_t n, int64_t before, W* state, int64_t pitch, Gathered& gathered,
                const RunGradient<T>* gradient = nullptr) const {
-    const T* in[kMaxInputs];
+    const void* in[kMaxInputs];
     bool in_place = true;
     for (int k = 0; k < a.inputs; ++k) {
       const ReduceArgs::Input& input = a.in[k];
       const Strided reduced = reduced_of(a, input.reduced_strides);
       const char* base = static_cast<const char*>(input.data);
       if (base) base += kept_of(a, input.kept_strides).offset(j);
-      if ((n == 1 || direct<T>(input, reduced)) && input.data && input.dtype == dtype_of<T> &&
+      if ((n == 1 || direct(input, reduced, stored)) && input.data && input.dtype == stored &&
           reduced.run(at, n) == n) {
-        in[k] = reinterpret_cast<const T*>(base + reduced.offset(at));
+        in[k] = base + reduced.offset(at);
       } else {
         gather(input, base, reduced, at, n, gathered.buffer[k]);
         in[k] = gathered.buffer[k];
@@ -202,19 +105,20 @@ struct Driver {
       }
     }
     constexpr int64_t step[kMaxInputs] = {};
-    blocks.run(in, step, 1, n, 0, in_place ? n : 0, formula, gradient, state, pitch, before, at);
+    (in_place ? run_in_place : blocks.run)(in, step, 1, n, 0, in_place ? n : 0, formula, gradient, state, pitch, before,
+                                           at);
   }
 
   // How many results from j on have their n elements from `at` on in place, at a constant distance.
-  int64_t adjacent(int64_t j, int64_t j1, int64_t at, int64_t n, const T** in, int64_t* step) const {
+  int64_t adjacent(int64_t j, int64_t j1, int64_t at, int64_t n, const void** in, int64_t* step) const {
     int64_t count = j1 - j;
     for (int k = 0; k < a.inputs; ++k) {
       const ReduceArgs::Input& input = a.in[k];
       const Strided kept = kept_of(a, input.kept_strides), reduced = reduced_of(a, input.reduced_strides);
-      if (!direct<T>(input, reduced) || reduced.run(at, n) < n || kept.stride() % int64_t(sizeof(T)) != 0) return 0;
+      if (!direct(input, reduced, stored) || reduced.run(at, n) < n || kept.stride() % size_of(stored) != 0) return 0;
       count = smaller(count, kept.run(j, count));
-      in[k] = reinterpret_cast<const T*>(static_cast<const char*>(input.data) + kept.offset(j) + reduced.offset(at));
-      step[k] = kept.stride() / int64_t(sizeof(T));
+      in[k] = static_cast<const char*>(input.data) + kept.offset(j) + reduced.offset(at);
+      step[k] = kept.stride() / size_of(stored);
     }
     return count;
   }
@@ -231,7 +135,7 @@ struct Driver {
   // Elements [begin, end) of result j.
   void one_result(int64_t j, int64_t begin, int64_t end, W* state, int64_t pitch, Gathered& gathered,
                   GradientWriter<T>* writer = nullptr) const {
-    const T* in[kMaxInputs];
+    const void* in[kMaxInputs];
     int64_t step[kMaxInputs], at = begin, n;
     const auto run = [&](int64_t at, int64_t n, int64_t parts, const auto& run) {
       if (!writer) return run(nullptr);
@@ -243,10 +147,10 @@ struct Driver {
       for (int64_t done = 0; done < kWindow / kParts; done += n) {
         n = most() / kParts;
         run(at + done, n, kParts, [&](const RunGradient<T>* gradient) {
-          blocks.run(in, step, 1, most(), kWindow / kParts, n, formula, gradient, state, pitch,
-                     at - begin + done * kParts, at);
+          run_in_place(in, step, 1, most(), kWindow / kParts, n, formula, gradient, state, pitch,
+                       at - begin + done * kParts, at);
         });
-        for (int k = 0; k < a.inputs; ++k) in[k] += n;
+        for (int k = 0; k < a.inputs; ++k) in[k] = static_cast<const char*>(in[k]) + n * size_of(stored);
       }
     for (; at < end; at += n) {
       n = block_length(at, end);
@@ -261,7 +165,7 @@ struct Driver {
       GradientWriter<T> writer(a, gradient_formula);
       return one_result(0, begin, end, state, pitch, gathered, &writer);
     }
-    const T* in[kMaxInputs];
+    const void* in[kMaxInputs];
     if (plan.results_inside) {
       int64_t n;
       for (int64_t at = begin; at < end; at += n) {
@@ -275,7 +179,7 @@ struct Driver {
       const int64_t n = end - begin;
       count = n <= most() ? adjacent(j, j1, begin, n, in, step) : 0;
       if (count > 0) {
-        blocks.run(in, step, count, n, 0, n, formula, nullptr, state + (j - j0), pitch, 0, begin);
+        run_in_place(in, step, count, n, 0, n, formula, nullptr, state + (j - j0), pitch, 0, begin);
       } else {
         count = 1;
         one_result(j, begin, end, state + (j - j0), pitch, gathered);
@@ -306,7 +210,7 @@ struct Driver {
         const ReduceArgs::Input& input = a.in[k];
         const Strided kept = kept_of(a, input.kept_strides), reduced = reduced_of(a, input.reduced_strides);
         const char* base = static_cast<const char*>(input.data);
-        if (direct<T>(input, kept) && kept.run(j0, width) == width && reduced.run(at, rows) == rows) {
+        if (direct(input, kept, dtype_of<T>) && kept.run(j0, width) == width && reduced.run(at, rows) == rows) {
           in[k] = reinterpret_cast<const T*>(base + kept.offset(j0) + reduced.offset(at));
           row_stride[k] = reduced.stride() / int64_t(sizeof(T));
           padded = false;

@@ -1,0 +1,196 @@
+// What a reducer reads (math/reductions.h): the blocks of the reduce engine (reduce.h), as a source with reduce() over
+// its elements. A run leaves the gradient besides, if there is one.
+#pragma once
+#include "../math/reductions.h"
+#include "convert.h"
+#include "simd.h"
+
+namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
+
+// Where a run leaves the gradient of in[0]: that of element i of part p at to[p * apart + i]. In a run without parts
+// the registers are these, in turn.
+template <class T>
+struct RunGradient {
+  const void* formula;
+  T incoming;
+  T* to;
+  int64_t apart;
+  bool streamed;  // past the cache (stream.h); then lines begin at `to`
+};
+
+// What RunSource does with the elements besides: nothing, or the gradient's formula, which shares with the loss what
+// the compiler finds in both (a load, an exponential).
+struct NoGradient {
+  template <class... V>
+  FASTGRAD_INLINE void operator()(int, int64_t, int64_t, V...) const {}
+};
+template <class T, class Formula, bool Streamed>
+struct GradientOf {
+  const Formula f;
+  const Vec<T> incoming;
+  T* const to;
+  const int64_t apart;
+  explicit GradientOf(const RunGradient<T>& g)
+      : f(*static_cast<const Formula*>(g.formula)), incoming(g.incoming), to(g.to), apart(g.apart) {}
+  template <class V>
+  FASTGRAD_INLINE void operator()(int part, int64_t i, int64_t width, V x, auto... others) const {
+    const V r = f(incoming, x, others...);
+    T* const at = to + part * apart + i;
+    if (width < V::size)
+      r.store(at, width);
+    else if (Streamed)
+      r.stream(at);
+    else
+      r.store(at);
+  }
+};
+
+struct Identity {
+  template <class V>
+  FASTGRAD_INLINE V operator()(V x) const {
+    return x;
+  }
+};
+
+constexpr int kFewRegisters = 8;
+// Rows of columns reduced before the results are touched. Unrolled: what a load reads goes on along one row, as the
+// hardware foresees.
+constexpr int kColumnRows = 16;
+
+// The elements of one result: the lanes hold different ones, and are combined at the end if they are `Combined`.
+template <bool Combined, class S, class Gradient, class T, class Formula, size_t... I>
+struct RunSource {
+  using Value = Vec<T>;
+  using V = Value;
+  static constexpr bool kLanesTogether = true;
+  const S* const* in;
+  int64_t n, apart, ahead;
+  const Formula& f;
+  const Gradient& gradient;
+
+  FASTGRAD_INLINE int64_t count() const { return n; }
+  FASTGRAD_INLINE V value(int part, int64_t i, int64_t width, auto... x) const {
+    gradient(part, i, width, x...);
+    return f(x...);
+  }
+  FASTGRAD_INLINE V at(int64_t i) const { return value(0, i, V::size, load_as<T>(in[I] + i)...); }
+  FASTGRAD_INLINE V at(int part, int64_t distance, int64_t i) const {
+    return value(part, i, V::size, load_as<T>(in[I] + part * distance + i)...);
+  }
+  FASTGRAD_INLINE void fetch(int64_t i) const { (__builtin_prefetch(in[I] + i + ahead, 0, 2), ...); }
+  FASTGRAD_INLINE V tail(int64_t i, V fill) const {
+    return select(V::iota() < V(T(n - i)), value(0, i, n - i, load_as<T>(in[I] + i, n - i, T(1))...), fill);
+  }
+
+  template <int N, class Map, class Op>
+  FASTGRAD_INLINE math::Tuple<V, N> reduce(V init, V fill, Map map, Op op) const {
+    // Several accumulators hide the latency. Emptying them every few steps keeps the chains of roundings short.
+    constexpr int kAccumulators = 4, kSteps = V::size > 8 ? 8 : 16;
+    // Arithmetic keeps the loads waiting, so memory would idle; a bare sum or maximum does not.
+    constexpr bool kFetches = !std::is_same_v<Formula, Identity> || !std::is_same_v<Map, math::Itself>;
+    V total[N], sum[kAccumulators][N];
+    const auto clear = [&] {
+      for (auto& a : sum)
+        for (V& x : a) x = init;
+    };
+    const auto add = [&](int a, V x) {
+      const math::Tuple<V, N> y = map(x);
+      for (int k = 0; k < N; ++k) sum[a][k] = op(sum[a][k], y.item[k]);
+    };
+    const auto empty = [&] {
+      for (int k = 0; k < N; ++k) total[k] = op(total[k], op(op(sum[0][k], sum[1][k]), op(sum[2][k], sum[3][k])));
+      clear();
+    };
+    for (V& x : total) x = init;
+    if (n < kFewRegisters * V::size) {  // one accumulator will do
+      const auto add_to_total = [&](V x) {
+        const math::Tuple<V, N> y = map(x);
+        for (int k = 0; k < N; ++k) total[k] = op(total[k], y.item[k]);
+      };
+      int64_t i = 0;
+      for (; i + V::size <= n; i += V::size) add_to_total(at(i));
+      if (i < n) add_to_total(tail(i, fill));
+      return together(total, op);
+    }
+    clear();
+    const int64_t even = n / (kAccumulators * V::size) * V::size;  // of each accumulator
+    const int64_t part = apart ? apart : int64_t(V::size), stride = apart ? V::size : kAccumulators * V::size;
+    const int64_t end = apart ? even : kAccumulators * even;
+    for (int64_t i = 0; i < end;) {
+      const int64_t stop = i + kSteps * stride < end ? i + kSteps * stride : end;
+      for (; i < stop; i += stride) {
+        if (kFetches && ahead)
+          for (int a = 0; a < kAccumulators; ++a) fetch(a * part + i);
+        for (int a = 0; a < kAccumulators; ++a) add(a, at(a, part, i));
+      }
+      empty();
+    }
+    if (apart) return together(total, op);
+    int64_t i = kAccumulators * even;
+    for (; i + V::size <= n; i += V::size) add(0, at(i));
+    if (i < n) add(1, tail(i, fill));
+    empty();
+    return together(total, op);
+  }
+  template <int N, class Op>
+  static FASTGRAD_INLINE math::Tuple<V, N> together(const V (&total)[N], Op op) {
+    math::Tuple<V, N> result;
+    for (int k = 0; k < N; ++k) result.item[k] = Combined ? V(reduce_lanes(total[k], op)) : total[k];
+    return result;
+  }
+
+  // The index of the first element for which `matches` holds; there is one.
+  template <class Matches>
+  FASTGRAD_INLINE V find(V fill, Matches matches) const {
+    for (int64_t i = 0; i < n; i += V::size) {
+      const auto mask = matches(i + V::size <= n ? at(i) : tail(i, fill));
+      if (!any(mask)) continue;
+      for (int lane = 0; lane < V::size; ++lane)
+        if (mask[lane]) return V(T(i + lane));
+    }
+    return V(0);
+  }
+};
+
+// The n rows of one register of adjacent results.
+template <class T, class Formula, size_t... I>
+struct ColumnSource {
+  using Value = Vec<T>;
+  using V = Value;
+  static constexpr bool kLanesTogether = false;
+  const T* const* in;
+  const int64_t* row_stride;
+  int64_t n, column, width;  // width < V::size: a register of which only that many lanes exist
+  const Formula& f;
+
+  FASTGRAD_INLINE int64_t count() const { return n; }
+  FASTGRAD_INLINE V at(int64_t row) const {
+    if (width == V::size) return f(V::load(in[I] + row * row_stride[I] + column)...);
+    return f(V::load(in[I] + row * row_stride[I] + column, width, T(1))...);
+  }
+  template <int N, class Map, class Op>
+  FASTGRAD_INLINE math::Tuple<V, N> reduce(V init, V, Map map, Op op) const {
+    constexpr int kAccumulators = 4;
+    V sum[kAccumulators][N];
+    for (auto& x : sum)
+      for (V& y : x) y = init;
+    const auto add = [&](int way, int64_t row) {
+      const math::Tuple<V, N> x = map(at(row));
+      for (int k = 0; k < N; ++k) sum[way][k] = op(sum[way][k], x.item[k]);
+    };
+    int64_t i = 0;
+    if (n == kColumnRows) {
+#pragma GCC unroll kColumnRows
+      for (int row = 0; row < kColumnRows; ++row) add(row % kAccumulators, row);
+      i = n;
+    }
+    for (; i + kAccumulators <= n; i += kAccumulators)
+      for (int way = 0; way < kAccumulators; ++way) add(way, i + way);
+    for (int way = 0; i < n; ++i, ++way) add(way, i);
+    math::Tuple<V, N> result;
+    for (int k = 0; k < N; ++k) result.item[k] = op(op(sum[0][k], sum[1][k]), op(sum[2][k], sum[3][k]));
+    return result;
+  }
+};
+
+}  // namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE
