@@ -28,28 +28,8 @@ FASTGRAD_INLINE void load_contiguous(T* __restrict to, const S* __restrict from,
 template <class T, class S>
 FASTGRAD_INLINE void store_contiguous(const T* __restrict from, S* __restrict to, int64_t n) {
   int64_t i = 0;
-#if defined(__AVX512F__)
   if constexpr (is_half<S> && std::is_same_v<T, float>)
-    for (; i + 16 <= n; i += 16) {
-      const __m512 x = _mm512_loadu_ps(from + i);
-      __m256i half;
-      if constexpr (std::is_same_v<S, f16>) {
-        half = _mm512_cvtps_ph(x, 0);
-      } else {  // as bf16(float)
-        const __m512i u = _mm512_castps_si512(x),
-                      last = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-        const __m512i rounded =
-            _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff))), 16);
-        half = _mm512_cvtepi32_epi16(
-            _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc0)));
-      }
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), half);
-    }
-#elif defined(__F16C__)
-  if constexpr (std::is_same_v<S, f16> && std::is_same_v<T, float>)
-    for (; i + 8 <= n; i += 8)
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), 0));
-#endif
+    for (; i + Vec<T>::size <= n; i += Vec<T>::size) store_as(Vec<T>::load(from + i), to + i);
   for (; i < n; ++i) to[i] = S(from[i]);
 }
 

@@ -80,6 +80,9 @@ FASTGRAD_INLINE Vec<T> load_as(const S* p) {
 #elif defined(__AVX2__)
     const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return V(typename V::Register(_mm256_slli_epi32(words, 16)));
+#elif defined(__SSE2__)
+    const __m128i half = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return V(typename V::Register(_mm_unpacklo_epi16(_mm_setzero_si128(), half)));
 #else
     typedef uint16_t Halves __attribute__((vector_size(kVecBytes / 2)));
     typedef uint32_t Words __attribute__((vector_size(kVecBytes)));
@@ -116,6 +119,69 @@ FASTGRAD_INLINE Vec<T> load_as(const S* p, int64_t n, T fill = 0) {
     std::memset(lane, 0, sizeof lane);
     std::memcpy(lane, p, n * sizeof(S));
     return select(V::first_lanes(n), load_as<T>(lane), V(fill));
+#endif
+  }
+}
+
+// The halves that a register of float becomes, rounded to nearest even: in memory, those of its first n lanes, or past
+// the cache (stream.h), where a multiple of their bytes begins.
+template <class S>
+FASTGRAD_INLINE auto to_halves(Vec<float> x) {
+  typedef uint16_t Halves __attribute__((vector_size(kVecBytes / 2)));
+  typedef uint32_t Words __attribute__((vector_size(kVecBytes)));
+  if constexpr (std::is_same_v<S, bf16>) {  // as bf16(float)
+    const Words u = (Words)x.v, rounded = u + 0x7fff + ((u >> 16) & 1);
+    const Words high = x.v == x.v ? rounded : Words{} + 0x7fc00000;
+#if defined(__SSE2__) && !defined(__AVX2__)
+    const __m128i half = _mm_srai_epi32((__m128i)high, 16), packed = _mm_packs_epi32(half, half);
+    Halves low;
+    std::memcpy(&low, &packed, sizeof low);
+    return low;
+#else
+    return __builtin_convertvector(high >> 16, Halves);
+#endif
+  } else {
+#if defined(__AVX512F__)
+    return (Halves)_mm512_cvtps_ph((__m512)x.v, 0);
+#elif defined(__F16C__)
+    return (Halves)_mm256_cvtps_ph((__m256)x.v, 0);
+#else
+    Halves half;
+    for (int i = 0; i < Vec<float>::size; ++i) half[i] = f16(x.v[i]).bits;
+    return half;
+#endif
+  }
+}
+template <class S, class T>
+FASTGRAD_INLINE void store_as(Vec<T> x, S* p) {
+  if constexpr (std::is_same_v<T, S>) {
+    x.store(p);
+  } else {
+    const auto half = to_halves<S>(x);
+    std::memcpy(p, &half, sizeof half);
+  }
+}
+template <class S, class T>
+FASTGRAD_INLINE void store_as(Vec<T> x, S* p, int64_t n) {
+  if constexpr (std::is_same_v<T, S>) {
+    x.store(p, n);
+  } else {
+    const auto half = to_halves<S>(x);
+    std::memcpy(p, &half, n * sizeof(S));
+  }
+}
+template <class S, class T>
+FASTGRAD_INLINE void stream_as(Vec<T> x, S* p) {
+  if constexpr (std::is_same_v<T, S>) {
+    x.stream(p);
+  } else {
+    const auto half = to_halves<S>(x);
+#if defined(__AVX512F__)
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)half);
+#elif defined(__AVX2__)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)half);
+#else
+    std::memcpy(p, &half, sizeof half);
 #endif
   }
 }

@@ -13,17 +13,6 @@ struct Identity {
   }
 };
 
-template <class T, class S>
-FASTGRAD_INLINE void store_as(Vec<T> v, S* p, int64_t n) {
-  if constexpr (std::is_same_v<T, S>) {
-    store_first(v, p, n);
-  } else {
-    T lane[Vec<T>::size];
-    v.store(lane);
-    for (int64_t i = 0; i < n; ++i) p[i] = S(lane[i]);
-  }
-}
-
 // n numbers of the bias, from the first on, in the type of the arithmetic.
 template <class T, class S>
 FASTGRAD_INLINE void load_bias(const S* bias, int64_t stride, int64_t first, int64_t n, T* to) {
@@ -43,7 +32,10 @@ void finish_tile(int64_t rows, int64_t columns, const T* tile, int64_t tile_row,
       if constexpr (std::is_same_v<T, S>)
         if (previous) x = load_first(c + j, n) + x;
       if (bias) x = x + load_first(bias + j, n);
-      store_as(f(x), c + j, n);
+      if (n == V::size)
+        store_as(f(x), c + j);
+      else
+        store_as(f(x), c + j, n);
     }
   }
 }

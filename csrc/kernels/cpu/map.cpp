@@ -227,7 +227,15 @@ void map_typed(const MapArgs& a, MapBlock block, const void* formula) {
 
 }  // namespace
 
-Status map_driver(const MapArgs& a, MapBlock block, const void* formula) {
+Status map_driver(const MapArgs& a, MapBlock block, MapBlock bf16_block, const void* formula) {
+  bool all_bf16 = bf16_block;
+  for (int k = 0; k < a.operands; ++k) all_bf16 &= a.operand[k].data && a.operand[k].dtype == Dtype::bf16;
+  if (all_bf16) {  // which are moved as words of 16 bits
+    MapArgs words = a;
+    for (int k = 0; k < a.operands; ++k) words.operand[k].dtype = Dtype::i16;
+    map_typed<int16_t>(words, bf16_block, formula);
+    return kSuccess;
+  }
   switch (a.compute) {
     case Dtype::f32:
       map_typed<float>(a, block, formula);

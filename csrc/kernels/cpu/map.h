@@ -3,13 +3,15 @@
 // Layout: as in a packed GEMM, the formula only ever sees contiguous blocks in its compute type: map_block, the one
 // part instantiated per formula. The driver (map.cpp, compiled once per ISA) cuts the work in blocks; an operand that
 // is strided, broadcast, immediate or of another dtype is gathered into a block in L1 first, and scattered after. So a
-// formula costs one small loop per compute type, however many dtypes and layouts exist.
+// formula costs one small loop per compute type, however many dtypes and layouts exist; and one for operands that are
+// all bfloat16, which it widens and narrows in registers.
 // Numerics: every element goes through the same register arithmetic, tails included.
 // Parallel: elements are independent; any cut of the index range gives the same bits.
 #pragma once
 #include <type_traits>
 #include <utility>
 
+#include "convert.h"
 #include "simd.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
@@ -18,39 +20,41 @@ namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 // cache (stream.h), and begin where a line does.
 using MapBlock = void (*)(void* const* operand, int64_t n, const void* formula, bool streamed);
 
-Status map_driver(const MapArgs& args, MapBlock block, const void* formula);
+// `bf16_block`: the one of bfloat16, if there is one.
+Status map_driver(const MapArgs& args, MapBlock block, MapBlock bf16_block, const void* formula);
 
-// store(register, where) for each output.
-template <class V, class Store>
+// store(register, where) for each output, whose elements are of type S.
+template <class S, class V, class Store>
 FASTGRAD_INLINE void for_outputs(void* const* operand, int64_t i, V r, Store store) {
-  store(r, static_cast<math::scalar_t<V>*>(operand[0]) + i);
+  store(r, static_cast<S*>(operand[0]) + i);
 }
-template <class V, int N, class Store>
+template <class S, class V, int N, class Store>
 FASTGRAD_INLINE void for_outputs(void* const* operand, int64_t i, math::Tuple<V, N> r, Store store) {
-  for (int k = 0; k < N; ++k) store(r.item[k], static_cast<math::scalar_t<V>*>(operand[k]) + i);
+  for (int k = 0; k < N; ++k) store(r.item[k], static_cast<S*>(operand[k]) + i);
 }
 template <class R>
 inline constexpr int output_count = 1;
 template <class V, int N>
 inline constexpr int output_count<math::Tuple<V, N>> = N;
 
-template <class T, class Formula, size_t... I>
+template <class T, class S, class Formula, size_t... I>
 void map_block(void* const* operand, int64_t n, const void* formula, bool streamed) {
   using V = Vec<T>;
   const Formula f = *static_cast<const Formula*>(formula);
   constexpr int outputs = output_count<decltype(f(((void)I, V())...))>;
-  const T* in[] = {static_cast<const T*>(operand[I + outputs])...};
+  const S* in[] = {static_cast<const S*>(operand[I + outputs])...};
   int64_t i = 0;
   const auto registers = [&](auto store) __attribute__((always_inline)) {
-    for (; i + V::size <= n; i += V::size) for_outputs(operand, i, f(V::load(in[I] + i)...), store);
+    for (; i + V::size <= n; i += V::size) for_outputs<S>(operand, i, f(load_as<T>(in[I] + i)...), store);
   };
   if (streamed)
-    registers([](auto v, auto* to) { v.stream(to); });
+    registers([](auto v, S* to) { stream_as(v, to); });
   else
-    registers([](auto v, auto* to) { v.store(to); });
+    registers([](auto v, S* to) { store_as(v, to); });
   // The lanes past the end hold 1, which no formula traps on.
   if (i < n)
-    for_outputs(operand, i, f(V::load(in[I] + i, n - i, T(1))...), [&](auto v, auto* to) { v.store(to, n - i); });
+    for_outputs<S>(operand, i, f(load_as<T>(in[I] + i, n - i, T(1))...),
+                   [&](auto v, S* to) { store_as(v, to, n - i); });
 }
 
 template <class Formula>
@@ -64,14 +68,16 @@ FASTGRAD_INLINE Formula make_formula(const Number* parameter) {
 template <bool Integers, class Formula, size_t... I>
 Status map_indexed(const MapArgs& args, std::index_sequence<I...>) {
   const Formula f = make_formula<Formula>(args.parameter);
-  if (args.compute == Dtype::f32) return map_driver(args, &map_block<float, Formula, I...>, &f);
-  if (args.compute == Dtype::f64) return map_driver(args, &map_block<double, Formula, I...>, &f);
+  const auto run = [&]<class T>(T) { return map_driver(args, &map_block<T, T, Formula, I...>, nullptr, &f); };
+  if (args.compute == Dtype::f32)
+    return map_driver(args, &map_block<float, float, Formula, I...>, &map_block<float, bf16, Formula, I...>, &f);
+  if (args.compute == Dtype::f64) return run(double());
   if constexpr (Integers) {
-    if (args.compute == Dtype::i64) return map_driver(args, &map_block<int64_t, Formula, I...>, &f);
-    if (args.compute == Dtype::i32) return map_driver(args, &map_block<int32_t, Formula, I...>, &f);
-    if (args.compute == Dtype::i16) return map_driver(args, &map_block<int16_t, Formula, I...>, &f);
-    if (args.compute == Dtype::i8) return map_driver(args, &map_block<int8_t, Formula, I...>, &f);
-    if (args.compute == Dtype::u8) return map_driver(args, &map_block<uint8_t, Formula, I...>, &f);
+    if (args.compute == Dtype::i64) return run(int64_t());
+    if (args.compute == Dtype::i32) return run(int32_t());
+    if (args.compute == Dtype::i16) return run(int16_t());
+    if (args.compute == Dtype::i8) return run(int8_t());
+    if (args.compute == Dtype::u8) return run(uint8_t());
   }
   return kUnsupported;
 }

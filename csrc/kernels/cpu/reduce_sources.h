@@ -53,8 +53,8 @@ struct Identity {
 };
 
 constexpr int kFewRegisters = 8;
-// Rows of columns reduced before the results are touched. Unrolled: what a load reads goes on along one row, as the
-// hardware foresees.
+// Rows of columns reduced before the results are touched. Unrolled where a register is a line: what a load reads goes
+// on along one row, as the hardware foresees.
 constexpr int kColumnRows = 16;
 
 // The elements of one result: the lanes hold different ones, and are combined at the end if they are `Combined`.
@@ -179,7 +179,7 @@ struct ColumnSource {
       for (int k = 0; k < N; ++k) sum[way][k] = op(sum[way][k], x.item[k]);
     };
     int64_t i = 0;
-    if (n == kColumnRows) {
+    if (kVecBytes == 64 && n == kColumnRows) {
 #pragma GCC unroll kColumnRows
       for (int row = 0; row < kColumnRows; ++row) add(row % kAccumulators, row);
       i = n;
