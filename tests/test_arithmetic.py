@@ -69,6 +69,19 @@ def test_every_pair_of_dtypes(name: str) -> None:
             same(r, t, (name, a, b))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_every_number_of_16_bits(dtype: torch.dtype) -> None:
+    """With random others, in place and strided, as many as make registers and one more; and as elements of a reduction."""
+    x = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).view(dtype)
+    for name in ("add", "mul", "div"):
+        for n in (x.numel(), x.numel() - 15):
+            y = x[torch.randperm(x.numel())][:n]
+            for a, b in ((x[:n], y), (torch.stack((x[:n], y), 1)[:, 0], y)):
+                same(getattr(F, name)(a, b), getattr(torch, name)(a, b), (name, n))
+    for width in (16, 32, 1024):
+        same(F.amax(x.view(-1, width), 1), torch.amax(x.view(-1, width), 1), width)
+
+
 def _binary_reference(name: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     function = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "pow": np.power}[name]
     return narrow(function(wide(x), wide(y)))

@@ -21,22 +21,23 @@ struct RunGradient {
 // What RunSource does with the elements besides: nothing, or the gradient's formula, which shares with the loss what
 // the compiler finds in both (a load, an exponential).
 struct NoGradient {
-  template <class... V>
-  FASTGRAD_INLINE void operator()(int, int64_t, int64_t, V...) const {}
+  struct Result {};
+  FASTGRAD_INLINE Result of(auto...) const { return {}; }
+  FASTGRAD_INLINE void store(Result, int, int64_t, int64_t) const {}
 };
 template <class T, class Formula, bool Streamed>
 struct GradientOf {
+  using Result = Vec<T>;
   const Formula f;
   const Vec<T> incoming;
   T* const to;
   const int64_t apart;
   explicit GradientOf(const RunGradient<T>& g)
       : f(*static_cast<const Formula*>(g.formula)), incoming(g.incoming), to(g.to), apart(g.apart) {}
-  template <class V>
-  FASTGRAD_INLINE void operator()(int part, int64_t i, int64_t width, V x, auto... others) const {
-    const V r = f(incoming, x, others...);
+  FASTGRAD_INLINE Result of(auto... x) const { return f(incoming, x...); }
+  FASTGRAD_INLINE void store(Result r, int part, int64_t i, int64_t width) const {
     T* const at = to + part * apart + i;
-    if (width < V::size)
+    if (width < Result::size)
       r.store(at, width);
     else if (Streamed)
       r.stream(at);
@@ -69,17 +70,26 @@ struct RunSource {
   const Gradient& gradient;
 
   FASTGRAD_INLINE int64_t count() const { return n; }
-  FASTGRAD_INLINE V value(int part, int64_t i, int64_t width, auto... x) const {
-    gradient(part, i, width, x...);
+  FASTGRAD_INLINE V value(typename Gradient::Result& kept, auto... x) const {
+    kept = gradient.of(x...);
     return f(x...);
   }
-  FASTGRAD_INLINE V at(int64_t i) const { return value(0, i, V::size, load_as<T>(in[I] + i)...); }
-  FASTGRAD_INLINE V at(int part, int64_t distance, int64_t i) const {
-    return value(part, i, V::size, load_as<T>(in[I] + part * distance + i)...);
+  // Its gradient is left to store.
+  FASTGRAD_INLINE V at(int64_t i, typename Gradient::Result& kept) const {
+    return value(kept, load_as<T>(in[I] + i)...);
+  }
+  FASTGRAD_INLINE V at(int64_t i) const {
+    typename Gradient::Result kept;
+    const V x = at(i, kept);
+    gradient.store(kept, 0, i, V::size);
+    return x;
   }
   FASTGRAD_INLINE void fetch(int64_t i) const { (__builtin_prefetch(in[I] + i + ahead, 0, 2), ...); }
   FASTGRAD_INLINE V tail(int64_t i, V fill) const {
-    return select(V::iota() < V(T(n - i)), value(0, i, n - i, load_as<T>(in[I] + i, n - i, T(1))...), fill);
+    typename Gradient::Result kept;
+    const V x = value(kept, load_as<T>(in[I] + i, n - i, T(1))...);
+    gradient.store(kept, 0, i, n - i);
+    return select(V::iota() < V(T(n - i)), x, fill);
   }
 
   template <int N, class Map, class Op>
@@ -93,9 +103,9 @@ struct RunSource {
       for (auto& a : sum)
         for (V& x : a) x = init;
     };
-    const auto add = [&](int a, V x) {
+    const auto add = [&](V(&to)[N], V x) {
       const math::Tuple<V, N> y = map(x);
-      for (int k = 0; k < N; ++k) sum[a][k] = op(sum[a][k], y.item[k]);
+      for (int k = 0; k < N; ++k) to[k] = op(to[k], y.item[k]);
     };
     const auto empty = [&] {
       for (int k = 0; k < N; ++k) total[k] = op(total[k], op(op(sum[0][k], sum[1][k]), op(sum[2][k], sum[3][k])));
@@ -103,13 +113,9 @@ struct RunSource {
     };
     for (V& x : total) x = init;
     if (n < kFewRegisters * V::size) {  // one accumulator will do
-      const auto add_to_total = [&](V x) {
-        const math::Tuple<V, N> y = map(x);
-        for (int k = 0; k < N; ++k) total[k] = op(total[k], y.item[k]);
-      };
       int64_t i = 0;
-      for (; i + V::size <= n; i += V::size) add_to_total(at(i));
-      if (i < n) add_to_total(tail(i, fill));
+      for (; i + V::size <= n; i += V::size) add(total, at(i));
+      if (i < n) add(total, tail(i, fill));
       return together(total, op);
     }
     clear();
@@ -121,14 +127,17 @@ struct RunSource {
       for (; i < stop; i += stride) {
         if (kFetches && ahead)
           for (int a = 0; a < kAccumulators; ++a) fetch(a * part + i);
-        for (int a = 0; a < kAccumulators; ++a) add(a, at(a, part, i));
+        // All are read before one is stored: where addresses agree in their last 12 bits, a load waits for the store.
+        typename Gradient::Result kept[kAccumulators];
+        for (int a = 0; a < kAccumulators; ++a) add(sum[a], at(a * part + i, kept[a]));
+        for (int a = 0; a < kAccumulators; ++a) gradient.store(kept[a], a, i, V::size);
       }
       empty();
     }
     if (apart) return together(total, op);
     int64_t i = kAccumulators * even;
-    for (; i + V::size <= n; i += V::size) add(0, at(i));
-    if (i < n) add(1, tail(i, fill));
+    for (; i + V::size <= n; i += V::size) add(sum[0], at(i));
+    if (i < n) add(sum[1], tail(i, fill));
     empty();
     return together(total, op);
   }
