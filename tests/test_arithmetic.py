@@ -71,7 +71,7 @@ def test_every_pair_of_dtypes(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_every_number_of_16_bits(dtype: torch.dtype) -> None:
-    """With random others, in place and strided, as many as make registers and one more; and as elements of a reduction."""
+    """With random others, adjacent and strided, and as the elements of a reduction."""
     x = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).view(dtype)
     for name in ("add", "mul", "div"):
         for n in (x.numel(), x.numel() - 15):
