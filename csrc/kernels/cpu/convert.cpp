@@ -12,6 +12,14 @@ constexpr int64_t kConverted = 1024;     // elements converted at a time before 
 
 template <class S>
 constexpr bool is_half = std::is_same_v<S, f16> || std::is_same_v<S, bf16>;
+// Whether a register is narrowed by instructions; lane by lane is slower than the plain loop, vectorized.
+#if defined(__AVX512F__) || defined(__F16C__)
+template <class S>
+constexpr bool narrows_registers = is_half<S>;
+#else
+template <class S>
+constexpr bool narrows_registers = std::is_same_v<S, bf16>;
+#endif
 
 // The loops of contiguous runs: of 16-bit floats, registers are converted at once where the ISA can.
 template <class T, class S>
@@ -28,7 +36,7 @@ FASTGRAD_INLINE void load_contiguous(T* __restrict to, const S* __restrict from,
 template <class T, class S>
 FASTGRAD_INLINE void store_contiguous(const T* __restrict from, S* __restrict to, int64_t n) {
   int64_t i = 0;
-  if constexpr (is_half<S> && std::is_same_v<T, float>)
+  if constexpr (narrows_registers<S> && std::is_same_v<T, float>)
     for (; i + Vec<T>::size <= n; i += Vec<T>::size) store_as(Vec<T>::load(from + i), to + i);
   for (; i < n; ++i) to[i] = S(from[i]);
 }
