@@ -45,7 +45,8 @@ void map_block(void* const* operand, int64_t n, const void* formula, bool stream
   const S* in[] = {static_cast<const S*>(operand[I + outputs])...};
   int64_t i = 0;
   const auto registers = [&](auto store) __attribute__((always_inline)) {
-    for (; i + V::size <= n; i += V::size) for_outputs<S>(operand, i, f(load_as<T>(in[I] + i)...), store);
+    for (; i + V::size <= n; i += V::size)
+      for_outputs<S>(operand, i, f(load_as<math::kBoundByMemory<Formula>, T>(in[I] + i)...), store);
   };
   if (streamed)
     registers([](auto v, S* to) { stream_as(v, to); });

@@ -54,6 +54,7 @@ struct Identity {
 };
 
 constexpr int kFewRegisters = 8;
+constexpr int64_t kLongBytes = 8192;  // of a run that hardly lies in L1
 // Rows of columns reduced before the results are touched. Unrolled where a register is a line: what a load reads goes
 // on along one row, as the hardware foresees.
 constexpr int kColumnRows = 16;
@@ -75,8 +76,9 @@ struct RunSource {
     return f(x...);
   }
   // Its gradient is left to store.
+  template <bool Halves = false>
   FASTGRAD_INLINE V at(int64_t i, typename Gradient::Result& kept) const {
-    return value(kept, load_as<T>(in[I] + i)...);
+    return value(kept, load_as<Halves, T>(in[I] + i)...);
   }
   FASTGRAD_INLINE V at(int64_t i) const {
     typename Gradient::Result kept;
@@ -98,6 +100,7 @@ struct RunSource {
     constexpr int kAccumulators = 4, kSteps = V::size > 8 ? 8 : 16;
     // Arithmetic keeps the loads waiting, so memory would idle; a bare sum or maximum does not.
     constexpr bool kFetches = !std::is_same_v<Formula, Identity> || !std::is_same_v<Map, math::Itself>;
+    constexpr bool kHalves = kVecBytes == 64 && std::is_same_v<S, T> && math::kBoundByMemory<Formula>;
     V total[N], sum[kAccumulators][N];
     const auto clear = [&] {
       for (auto& a : sum)
@@ -122,18 +125,24 @@ struct RunSource {
     const int64_t even = n / (kAccumulators * V::size) * V::size;  // of each accumulator
     const int64_t part = apart ? apart : int64_t(V::size), stride = apart ? V::size : kAccumulators * V::size;
     const int64_t end = apart ? even : kAccumulators * even;
-    for (int64_t i = 0; i < end;) {
-      const int64_t stop = i + kSteps * stride < end ? i + kSteps * stride : end;
-      for (; i < stop; i += stride) {
-        if (kFetches && ahead)
-          for (int a = 0; a < kAccumulators; ++a) fetch(a * part + i);
-        // All are read before one is stored: where addresses agree in their last 12 bits, a load waits for the store.
-        typename Gradient::Result kept[kAccumulators];
-        for (int a = 0; a < kAccumulators; ++a) add(sum[a], at(a * part + i, kept[a]));
-        for (int a = 0; a < kAccumulators; ++a) gradient.store(kept[a], a, i, V::size);
+    const auto loop = [&]<bool Halves>(std::bool_constant<Halves>) __attribute__((always_inline)) {
+      for (int64_t i = 0; i < end;) {
+        const int64_t stop = i + kSteps * stride < end ? i + kSteps * stride : end;
+        for (; i < stop; i += stride) {
+          if (kFetches && ahead)
+            for (int a = 0; a < kAccumulators; ++a) fetch(a * part + i);
+          // All are read before one is stored: where addresses agree in their last 12 bits, a load waits for the store.
+          typename Gradient::Result kept[kAccumulators];
+          for (int a = 0; a < kAccumulators; ++a) add(sum[a], at<Halves>(a * part + i, kept[a]));
+          for (int a = 0; a < kAccumulators; ++a) gradient.store(kept[a], a, i, V::size);
+        }
+        empty();
       }
-      empty();
-    }
+    };
+    if (kHalves && n * int64_t(sizeof(S)) >= kLongBytes)
+      loop(std::bool_constant<kHalves>());
+    else
+      loop(std::bool_constant<false>());
     if (apart) return together(total, op);
     int64_t i = kAccumulators * even;
     for (; i + V::size <= n; i += V::size) add(sum[0], at(i));

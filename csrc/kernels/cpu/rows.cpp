@@ -20,18 +20,33 @@ constexpr int64_t kPieceElements = 32768;  // worth a thread
 constexpr int64_t kLead = 8192;            // bytes from a block to what is fetched meanwhile, at least
 constexpr int64_t kRowsInCache = 1 << 13;  // bytes of an operand's rows in a tile, along: they are passed over thrice
 constexpr int kShortTile = 64;             // rows
+// Where nothing is fetched, since the output stays in the cache and little is computed: small tiles, so that both
+// passes over one are in flight at once.
+constexpr int64_t kUnfetchedRows = 1 << 12, kFetchedRow = 1 << 13;
 
 FASTGRAD_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 FASTGRAD_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 FASTGRAD_INLINE int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
 FASTGRAD_INLINE int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
 
+// Whether an output goes past the cache: it is large, in long runs, and no input lies there.
+bool is_streamed(const RowsArgs& a, const RowStreams& streams, const RowsPlan& plan, int s) {
+  const auto& o = a.operand[streams.index[s]];
+  const int64_t item = size_of(o.dtype), row = o.row_strides[0];
+  if (s < streams.inputs || a.rows * a.n * item < kStreamFrom) return false;
+  for (int in = 0; in < streams.inputs; ++in)
+    if (a.operand[streams.index[in]].data == o.data) return false;
+  if (!plan.across) return o.element_stride == item && (row == a.n * item || a.n * item >= kStreamRun);
+  if (o.element_stride == item) return row == a.n * item && a.row_shape[0] >= plan.tile_rows;
+  return row == item && smaller(a.row_shape[0], plan.tile_rows) * item >= kShortestRun;
+}
+
 }  // namespace
 
-RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_block, int short_row, bool again) {
+RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, RowTraits traits) {
   RowsPlan plan;
   const int64_t item = size_of(a.compute);
-  const bool short_rows = a.n * item < short_row * kVecBytes && a.rows > 1;
+  const bool short_rows = a.n * item < traits.short_row * kVecBytes && a.rows > 1;
   plan.across = short_rows;
   for (int s = 0; s < streams.inputs + streams.outputs; ++s) {
     const auto& o = a.operand[streams.index[s]];
@@ -49,16 +64,19 @@ RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_b
     int fewer = 1;
     while (run / (2 * fewer) >= kShortestRun && plan.tile_rows / fewer * a.n * item * streams.inputs > kTileBytes)
       fewer *= 2;
-    const bool once = again && plan.tile_rows / fewer * a.n * item <= kTileBytes;
+    const bool once = traits.again && plan.tile_rows / fewer * a.n * item <= kTileBytes;
     if (once) plan.tile_rows /= fewer;
     plan.block = (once ? kTileBytes : kBlockBytes) / (plan.tile_rows * item);
   } else {
-    plan.block = a.n * item <= along_block ? larger(a.n, 1) : kLongBlock;
+    plan.block = a.n * item <= traits.along_block ? larger(a.n, 1) : kLongBlock;
   }
   plan.block = smaller(plan.block, larger(a.n, 1));
   plan.single = plan.block >= a.n;
+  const int64_t row = plan.block * item;
+  plan.fetches = !traits.light || row >= kFetchedRow || is_streamed(a, streams, plan, streams.inputs);
+  const int64_t in_cache = plan.fetches ? kRowsInCache : kUnfetchedRows;
   if (!plan.across && !no_streams)
-    plan.tile_rows = int(larger(smaller(kRowsInCache / (plan.block * item), plan.single ? kShortTile : 1), 1));
+    plan.tile_rows = int(larger(smaller(in_cache / row, plan.single ? kShortTile : 1), 1));
   plan.piece_rows = larger(kPieceElements / larger(a.n, 1), (a.rows + kMaxPieces - 1) / kMaxPieces);
   plan.piece_rows = round_up(larger(plan.piece_rows, 1), plan.tile_rows);
   plan.pieces = (a.rows + plan.piece_rows - 1) / plan.piece_rows;
@@ -97,22 +115,6 @@ void RowTile::locate(const RowsArgs& a, int64_t first_row, int row_count, bool o
     rows += r.count;
   }
 }
-
-namespace {
-
-// Whether an output goes past the cache: it is large, in long runs, and no input lies there.
-bool is_streamed(const RowsArgs& a, const RowStreams& streams, const RowsPlan& plan, int s) {
-  const auto& o = a.operand[streams.index[s]];
-  const int64_t item = size_of(o.dtype), row = o.row_strides[0];
-  if (s < streams.inputs || a.rows * a.n * item < kStreamFrom) return false;
-  for (int in = 0; in < streams.inputs; ++in)
-    if (a.operand[streams.index[in]].data == o.data) return false;
-  if (!plan.across) return o.element_stride == item && (row == a.n * item || a.n * item >= kStreamRun);
-  if (o.element_stride == item) return row == a.n * item && a.row_shape[0] >= plan.tile_rows;
-  return row == item && smaller(a.row_shape[0], plan.tile_rows) * item >= kShortestRun;
-}
-
-}  // namespace
 
 template <class T>
 RowBuffers<T>::RowBuffers(const RowsArgs& a, const RowStreams& streams, const RowsPlan& plan)
@@ -174,7 +176,8 @@ void RowBuffers<T>::load(const RowTile& tile, int64_t begin, int64_t n, RowView*
     if (!plan_.across) {
       const int64_t row = o.row_strides[0];
       char* const from = tile.run[0].base[k] + begin * o.element_stride;
-      view[s] = {from, row, larger(plan_.single ? plan_.tile_rows * row : n * o.element_stride, kLead)};
+      const int64_t to_next = plan_.single ? plan_.tile_rows * row : n * o.element_stride;
+      view[s] = {from, row, plan_.fetches ? larger(to_next, kLead) : 0};
       if (!buffer_[s]) continue;
       view[s] = {reinterpret_cast<char*>(buffer_[s]), plan_.block * int64_t(sizeof(T)), 0};
       if (s < streams_.inputs)

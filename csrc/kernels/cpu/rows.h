@@ -29,6 +29,7 @@ struct RowsPlan {
   int64_t block;               // elements of a row at a time
   int64_t piece_rows, pieces;  // rows a piece, a multiple of tile_rows
   bool single;                 // the row is one block
+  bool fetches;                // whether what comes after a block is fetched while that is computed
   Dtype stored;                // of the inputs, where they are used in place
 };
 
@@ -38,8 +39,13 @@ struct RowStreams {
   int index[kMaxStreams];
 };
 
-// `again`: whether emit() reads what accumulate() read.
-RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, int64_t along_block, int short_row, bool again);
+// What a formula has of these; `again`: whether emit() reads what accumulate() read.
+struct RowTraits {
+  int64_t along_block;
+  int short_row;
+  bool light, again;
+};
+RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, RowTraits traits);
 
 // The buffers of one thread, and what moves blocks in and out of them.
 template <class T>
@@ -92,6 +98,7 @@ class RowBuffers {
 //   streams            a static RowStreams
 //   along_block        how long a block along a row may be, in bytes: rows up to it are one block
 //   short_row          rows of fewer registers are computed across
+//   light              whether it computes so little that the hardware fetches short rows ahead by itself
 //   Formula(args, shared)                   one a thread
 //   begin_piece(piece), end_piece(piece)
 //   begin(tile)        before the first pass
@@ -102,6 +109,7 @@ class RowBuffers {
 template <class T>
 struct RowFormula {
   static constexpr int short_row = 3;
+  static constexpr bool light = false;
   FASTGRAD_INLINE void begin_piece(int64_t) {}
   FASTGRAD_INLINE void end_piece(int64_t) {}
   FASTGRAD_INLINE void begin(const RowTile&) {}
@@ -175,8 +183,9 @@ void rows_pieces(const RowsArgs& a, const RowsPlan& plan, int64_t begin, int64_t
 // Returns the number of pieces.
 template <class T, class Formula, class Shared>
 int64_t rows_of(const RowsArgs& a, Shared* shared) {
-  const RowsPlan plan = plan_rows(a, Formula::streams, Formula::along_block, Formula::short_row,
-                                  Accumulates<Formula> && Formula::streams.outputs > 0);
+  constexpr bool again = Accumulates<Formula> && Formula::streams.outputs > 0;
+  const RowsPlan plan =
+      plan_rows(a, Formula::streams, {Formula::along_block, Formula::short_row, Formula::light, again});
   parallel_for(0, plan.pieces, 1, [&](int64_t begin, int64_t end) {
     if (plan.across) return rows_pieces<T, true, T, Formula>(a, plan, begin, end, shared);
     if constexpr (std::is_same_v<T, float> && Formula::streams.inputs > 0) {

@@ -56,6 +56,16 @@ struct Vec {
     std::memcpy(&r.v, p, sizeof r.v);
     return r;
   }
+  // The same by two loads: see load_as() in convert.h.
+  static FASTGRAD_INLINE Vec load_halves(const T* p) {
+#if defined(__AVX512F__)
+    const __m256i* const half = reinterpret_cast<const __m256i*>(p);
+    return (Register)_mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(half)), _mm256_loadu_si256(half + 1),
+                                        1);
+#else
+    return load(p);
+#endif
+  }
   // The first n lanes; the others hold `fill`. A tail goes through the same arithmetic as a whole register, so a
   // value never depends on its position.
   static FASTGRAD_INLINE Vec load(const T* p, int64_t n, T fill = 0) {

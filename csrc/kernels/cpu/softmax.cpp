@@ -94,6 +94,7 @@ struct SoftmaxBackwardRows : RowFormula<T> {
   static constexpr bool accumulates = true;
   static constexpr RowStreams streams = {2, 1, {0, 1, 2}};
   static constexpr int short_row = 1;
+  static constexpr bool light = true;
   static constexpr int64_t along_block = kRowInCache;
   RowState<T> sum;
 

@@ -5,7 +5,7 @@
 namespace fastgrad::math {
 
 // y = 1 / (1 + exp(-x)), as e / (1 + e) with e = exp(x) for a negative x: nothing overflows, and what is tiny is right.
-struct Sigmoid {
+struct Sigmoid : BoundByArithmetic {
   template <class V>
   FASTGRAD_FORMULA V operator()(V x) const {
     const V e = exp_nonpositive(-abs(x));
@@ -19,7 +19,7 @@ struct SigmoidBackward {
   }
 };
 
-struct Tanh {
+struct Tanh : BoundByArithmetic {
   template <class V>
   FASTGRAD_FORMULA V operator()(V x) const {
     return tanh(x);

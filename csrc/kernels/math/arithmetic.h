@@ -60,7 +60,7 @@ struct DivTrunc {
 
 // Floating point follows Python's floor division: the quotient is derived from the exact remainder fmod(a, b), so
 // that it is right where a / b rounds up to an integer; see CPython's float_floor_div.
-struct DivFloor {
+struct DivFloor : BoundByArithmetic {
   template <class V>
   FASTGRAD_FORMULA V operator()(V a, V b) const {
     if constexpr (is_integer<V>) {
@@ -80,7 +80,7 @@ struct DivFloor {
 };
 
 // Integers by repeated squaring, wrapping; a negative exponent gives the truncated reciprocal: 0 unless |a| is 1.
-struct Pow {
+struct Pow : BoundByArithmetic {
   template <class V>
   FASTGRAD_FORMULA V operator()(V a, V b) const {
     if constexpr (is_integer<V>) {
@@ -132,7 +132,7 @@ struct PowBaseBackward {
   }
 };
 // By b, grad y log a, and 0 where a = 0 and b >= 0.
-struct PowExponentBackward {
+struct PowExponentBackward : BoundByArithmetic {
   template <class V>
   FASTGRAD_FORMULA V operator()(V grad, V a, V b, V y) const {
     return select(a == V(0), select(b >= V(0), V(0), grad * (y * log(a))), grad * (y * log(a)));
@@ -194,13 +194,13 @@ struct SqrtBackward {
     return grad / (V(2) * y);
   }
 };
-struct Exp {
+struct Exp : BoundByArithmetic {
   template <class V>
   FASTGRAD_FORMULA V operator()(V x) const {
     return exp(x);
   }
 };
-struct Log {
+struct Log : BoundByArithmetic {
   template <class V>
   FASTGRAD_FORMULA V operator()(V x) const {
     return log(x);

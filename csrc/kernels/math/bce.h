@@ -19,7 +19,7 @@ FASTGRAD_FORMULA V zero_to_one(V x, V inside, V outside) {
 // -w (t log x + (1 - t) log(1 - x)) with the logarithms clamped at -100. NaN where x or t is outside [0, 1], which the
 // glue turns into an error. Where no logarithm needs the clamp, there are ways of fewer operations to the same bits,
 // the shortest for targets of 0 and 1: then one logarithm counts.
-struct BinaryCrossEntropy {
+struct BinaryCrossEntropy : BoundByArithmetic {
   template <class V>
   FASTGRAD_FORMULA V operator()(V x, V t, V w = V(1)) const {
     using T = scalar_t<V>;
@@ -46,7 +46,7 @@ struct BinaryCrossEntropyBackward {
   }
 };
 // By the target: w (log(1 - x) - log x), not clamped.
-struct BinaryCrossEntropyTargetBackward {
+struct BinaryCrossEntropyTargetBackward : BoundByArithmetic {
   Number scale;
   explicit BinaryCrossEntropyTargetBackward(const Number* p) : scale(p[0]) {}
   template <class V>
@@ -73,7 +73,7 @@ struct IsNan {
 //   w ((1 - t + p t) l + (x > 0 ? (1 - t) x : -p t x)),
 // where nothing cancels for t in {0, 1}. At x = -inf it is (1 - t) x - (1 - t + p t) x, as torch has it: NaN for a
 // target in [0, 1].
-struct BinaryCrossEntropyWithLogits {
+struct BinaryCrossEntropyWithLogits : BoundByArithmetic {
   template <class V>
   FASTGRAD_FORMULA V operator()(V x, V t, V w = V(1)) const {  // p = 1
     const V l = log1p_of_fraction(exp_nonpositive(-abs(x)));
@@ -90,7 +90,7 @@ struct BinaryCrossEntropyWithLogits {
   }
 };
 // w ((1 - t) s(x) - p t s(-x)). With e = exp(-|x|) one of the sigmoids is 1 / (1 + e), the other e / (1 + e).
-struct BinaryCrossEntropyWithLogitsBackward {
+struct BinaryCrossEntropyWithLogitsBackward : BoundByArithmetic {
   Number scale;
   explicit BinaryCrossEntropyWithLogitsBackward(const Number* p) : scale(p[0]) {}
   template <class V>
@@ -102,7 +102,7 @@ struct BinaryCrossEntropyWithLogitsBackward {
   }
 };
 // By the target: w ((p - 1) l - (x > 0 ? x : p x)), l as above.
-struct BinaryCrossEntropyWithLogitsTargetBackward {
+struct BinaryCrossEntropyWithLogitsTargetBackward : BoundByArithmetic {
   Number scale;
   explicit BinaryCrossEntropyWithLogitsTargetBackward(const Number* p) : scale(p[0]) {}
   template <class V>

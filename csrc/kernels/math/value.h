@@ -46,6 +46,11 @@ FASTGRAD_FORMULA auto is_negative(V x) {
     return x < V(0);
 }
 
+// Formulas whose arithmetic takes longer than reading their operands from memory: transcendental functions.
+struct BoundByArithmetic {};
+template <class Formula>
+constexpr bool kBoundByMemory = !std::is_base_of_v<BoundByArithmetic, Formula>;
+
 // What a formula with several outputs returns.
 template <class V, int N>
 struct Tuple {
