@@ -296,6 +296,23 @@ def test_gradients_keep_the_dtype_of_each_input() -> None:
     assert x.grad.dtype == torch.bfloat16 and y.grad.dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_gradient_of_a_broadcast_factor(dtype: torch.dtype) -> None:
+    """The sum of a product in one pass, over every kind of dimension, and operands of every layout."""
+    m, n = small((300, 70), (33, 17))
+    cases = [((m, n), (n,)), ((m, n), (m, 1)), ((5, n, m), (n, 1)), ((5, n, m), (5, 1, m)), ((2, m, n), ())]
+    for shape, factor in (*cases, ((1, m), (n, 1)), ((0, 7), (7,)), ((7, 0), (7, 1))):
+        whole = torch.broadcast_shapes(shape, factor)
+        for (layout, x), (_, g) in zip(layouts(rand(shape, dtype)), layouts(rand(whole, dtype)), strict=True):
+            y = rand(factor, dtype).requires_grad_()
+            (ours,) = torch.autograd.grad(F.mul(x, y), y, g)
+            (theirs,) = torch.autograd.grad(torch.mul(x, y), y, g)
+            terms = x.double() * g.double()
+            scale = terms.abs().sum_to_size(factor)
+            assert_accurate(ours, theirs, terms.sum_to_size(factor), 6, scale, (shape, factor, layout))
+            assert ours.stride() == theirs.stride()
+
+
 @pytest.mark.parametrize("name", (*BINARY, *COMPARISONS))
 def test_binary_registration(name: str) -> None:
     x, y = rand((3, 4), torch.float32, 1, 2), rand((4,), torch.float32, 1, 2)

@@ -217,6 +217,7 @@ struct GemmArgs {
   KERNEL(var_mean, ReduceArgs) \
   KERNEL(std_mean, ReduceArgs) \
   KERNEL(logsumexp, ReduceArgs) \
+  KERNEL(sum_product, ReduceArgs) \
   KERNEL(count_equal, ReduceArgs) \
   KERNEL(count_zero, ReduceArgs) \
   KERNEL(prod_nonzero, ReduceArgs) \

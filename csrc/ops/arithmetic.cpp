@@ -81,8 +81,13 @@ Gradients sub_backward(const Saved& s, const Gradients& g) {
   return to_inputs(s, g[0], !s.needed[1] ? Tensor() : mul(g[0], -alpha_of(s)));
 }
 Gradients mul_backward(const Saved& s, const Gradients& g) {
-  const Tensor &a = s.tensors[0], &b = s.tensors[1];
-  return to_inputs(s, s.needed[0] ? mul(g[0], b) : Tensor(), s.needed[1] ? mul(g[0], a) : Tensor());
+  const auto of = [&](int k) {
+    if (!s.needed[k]) return Tensor();
+    const Tensor& factor = s.tensors[1 - k];
+    const bool expanded = !s.values.empty() && !s.values[k].isNone();
+    return expanded ? sum_product_to(g[0], factor, s.values[k].toSymIntVector()) : mul(g[0], factor);
+  };
+  return {of(0), of(1)};
 }
 Gradients div_backward(const Saved& s, const Gradients& g) {
   const Tensor &a = s.tensors[0], &b = s.tensors[1];

@@ -124,14 +124,33 @@ Tensor elementwise(const ElementwiseSpec& spec, at::TensorList inputs, Tensor ou
   return it.output();
 }
 
-Tensor sum_to(const Tensor& grad, c10::SymIntArrayRef sizes) {
-  if (!grad.defined() || grad.sym_sizes() == sizes) return grad;
+namespace {
+
+// The dimensions of `grad` that a tensor of shape `sizes` was expanded along.
+std::vector<int64_t> expanded_dims(const Tensor& grad, c10::SymIntArrayRef sizes) {
   const auto lead = grad.dim() - int64_t(sizes.size());
   std::vector<int64_t> dims;
   for (int64_t d = 0; d < grad.dim(); ++d)
     if (d < lead || (sizes[d - lead] == 1 && grad.sym_size(d) != 1)) dims.push_back(d);
+  return dims;
+}
+
+}  // namespace
+
+Tensor sum_to(const Tensor& grad, c10::SymIntArrayRef sizes) {
+  if (!grad.defined() || grad.sym_sizes() == sizes) return grad;
+  const std::vector<int64_t> dims = expanded_dims(grad, sizes);
   const Tensor sum = dims.empty() ? grad : ops::sum(grad, at::IntArrayRef(dims), /*keepdim=*/true);
-  return lead > 0 ? sum.view_symint(sizes) : sum;
+  return grad.dim() > int64_t(sizes.size()) ? sum.view_symint(sizes) : sum;
+}
+
+Tensor sum_product_to(const Tensor& grad, const Tensor& factor, c10::SymIntArrayRef sizes) {
+  const std::vector<int64_t> dims = expanded_dims(grad, sizes);
+  if (dims.empty() || !grad.is_floating_point() || grad.scalar_type() != factor.scalar_type() ||
+      grad.device() != factor.device())
+    return ops::sum_to(ops::mul(grad, factor), sizes);
+  const Tensor sum = ops::sum_product(grad, factor.expand_symint(grad.sym_sizes()), dims);
+  return grad.dim() > int64_t(sizes.size()) ? sum.view_symint(sizes) : sum;
 }
 
 Gradients to_inputs(const Saved& s, const Tensor& self, const Tensor& other) {

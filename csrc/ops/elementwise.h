@@ -37,7 +37,9 @@ void define_binary_alpha(torch::Library& m, const ElementwiseSpec& spec, Differe
 
 // Sums what broadcasting expanded: the gradient of a tensor of shape `sizes` from that of the result.
 Tensor sum_to(const Tensor& grad, c10::SymIntArrayRef sizes);
-// The same for both gradients of a binary op registered here.
+// sum_to(mul(grad, factor), sizes), in one pass where one kernel can.
+Tensor sum_product_to(const Tensor& grad, const Tensor& factor, c10::SymIntArrayRef sizes);
+// sum_to() for both gradients of a binary op registered here.
 Gradients to_inputs(const Saved& s, const Tensor& input, const Tensor& other);
 
 }  // namespace fastgrad::ops

@@ -60,6 +60,18 @@ Tensor empty_results(const Tensor& x, at::IntArrayRef dims) {
   return at::empty(shape, x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
 }
 
+using SumProduct = Tensor(const Tensor&, const Tensor&, at::IntArrayRef);
+Tensor compute_sum_product(const Tensor& x, const Tensor& y, at::IntArrayRef dims) {
+  at::DimVector shape(x.sizes());
+  for (const int64_t d : dims) shape[d] = 1;
+  const Tensor out = new_tensor(shape, x.options());
+  if (x.numel() == 0) return out.zero_();
+  place_output(out);
+  ReduceArgs a = reduce_inputs({x, y}, dims, out);
+  run_kernel("sum_product", &Backend::sum_product, a, x.device());
+  return out;
+}
+
 // grad / count where input == value, else 0. `nan_equal`: NaN equals NaN.
 using MaxBackward = Tensor(const Tensor&, const Tensor&, const Tensor&, at::IntArrayRef, bool);
 Tensor max_grad(const Tensor& grad, const Tensor& input, const Tensor& value, at::IntArrayRef dims, bool nan_equal) {
@@ -190,6 +202,13 @@ Tensor compute_prod_grad(const Tensor& grad, const Tensor& input, at::IntArrayRe
 }
 
 TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
+  const auto sum_product_op = declare<SumProduct>(m, "sum_product(Tensor self, Tensor other, int[] dim) -> Tensor");
+  implement(m, "sum_product", &compute_sum_product,
+            [sum_product_op](const Tensor& x, const Tensor& y, at::IntArrayRef dims) {
+              if (needs_recording("sum_product", {x, y})) return sum(mul(x, y), dims, true);
+              const BelowAutograd below;
+              return sum_product_op.call(x, y, dims);
+            });
   const auto max_op = declare<MaxBackward>(
       m, "max_backward(Tensor grad, Tensor input, Tensor value, int[] dim, bool nan_equal) -> Tensor");
   implement(m, "max_backward", &compute_max_grad,
@@ -255,6 +274,11 @@ TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
 }
 
 }  // namespace
+
+Tensor sum_product(const Tensor& self, const Tensor& other, at::IntArrayRef dim) {
+  static const auto op = handle<SumProduct>("sum_product");
+  return op.call(self, other, dim);
+}
 
 Gradients sum_backward(const Saved& s, const Gradients& g) { return {Reduced(s).expand(g[0])}; }
 Gradients mean_backward(const Saved& s, const Gradients& g) {

@@ -44,14 +44,20 @@ void map_block(void* const* operand, int64_t n, const void* formula, bool stream
   constexpr int outputs = output_count<decltype(f(((void)I, V())...))>;
   const S* in[] = {static_cast<const S*>(operand[I + outputs])...};
   int64_t i = 0;
-  const auto registers = [&](auto store) __attribute__((always_inline)) {
-    for (; i + V::size <= n; i += V::size)
-      for_outputs<S>(operand, i, f(load_as<math::kBoundByMemory<Formula>, T>(in[I] + i)...), store);
+  const auto registers = [&]<bool Halves>(std::bool_constant<Halves>, auto store) __attribute__((always_inline)) {
+    for (; i + V::size <= n; i += V::size) for_outputs<S>(operand, i, f(load_as<Halves, T>(in[I] + i)...), store);
   };
-  if (streamed)
-    registers([](auto v, S* to) { stream_as(v, to); });
+  const auto loop = [&](auto halves) __attribute__((always_inline)) {
+    if (streamed)
+      registers(halves, [](auto v, S* to) { stream_as(v, to); });
+    else
+      registers(halves, [](auto v, S* to) { store_as(v, to); });
+  };
+  constexpr bool may = kMayLoadHalves<T, S, Formula>;
+  if (may && halves_are_fast())
+    loop(std::bool_constant<may>());
   else
-    registers([](auto v, S* to) { store_as(v, to); });
+    loop(std::false_type());
   // The lanes past the end hold 1, which no formula traps on.
   if (i < n)
     for_outputs<S>(operand, i, f(load_as<T>(in[I] + i, n - i, T(1))...),

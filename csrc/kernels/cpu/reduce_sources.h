@@ -100,7 +100,7 @@ struct RunSource {
     constexpr int kAccumulators = 4, kSteps = V::size > 8 ? 8 : 16;
     // Arithmetic keeps the loads waiting, so memory would idle; a bare sum or maximum does not.
     constexpr bool kFetches = !std::is_same_v<Formula, Identity> || !std::is_same_v<Map, math::Itself>;
-    constexpr bool kHalves = kVecBytes == 64 && std::is_same_v<S, T> && math::kBoundByMemory<Formula>;
+    constexpr bool kHalves = kMayLoadHalves<T, S, Formula>;
     V total[N], sum[kAccumulators][N];
     const auto clear = [&] {
       for (auto& a : sum)
@@ -139,10 +139,10 @@ struct RunSource {
         empty();
       }
     };
-    if (kHalves && n * int64_t(sizeof(S)) >= kLongBytes)
+    if (kHalves && n * int64_t(sizeof(S)) >= kLongBytes && halves_are_fast())
       loop(std::bool_constant<kHalves>());
     else
-      loop(std::bool_constant<false>());
+      loop(std::false_type());
     if (apart) return together(total, op);
     int64_t i = kAccumulators * even;
     for (; i + V::size <= n; i += V::size) add(sum[0], at(i));

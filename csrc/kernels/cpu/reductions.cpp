@@ -16,6 +16,7 @@ Status var_mean(const ReduceArgs& a) { return reduce<math::Var>(a); }
 Status std_mean(const ReduceArgs& a) { return reduce<math::Std>(a); }
 Status logsumexp(const ReduceArgs& a) { return reduce<math::LogSumExp>(a); }
 
+Status sum_product(const ReduceArgs& a) { return reduce<math::Sum, math::Times, 2>(a); }
 Status count_equal(const ReduceArgs& a) { return reduce<math::Sum, math::Equal, 2>(a); }
 Status count_zero(const ReduceArgs& a) { return reduce<math::Sum, math::IsZero>(a); }
 Status prod_nonzero(const ReduceArgs& a) { return reduce<math::Prod, math::NonzeroOrOne>(a); }

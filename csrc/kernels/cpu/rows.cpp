@@ -73,7 +73,8 @@ RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, RowTraits trait
   plan.block = smaller(plan.block, larger(a.n, 1));
   plan.single = plan.block >= a.n;
   const int64_t row = plan.block * item;
-  plan.fetches = !traits.light || row >= kFetchedRow || is_streamed(a, streams, plan, streams.inputs);
+  plan.fetches =
+      !traits.light || !halves_are_fast() || row >= kFetchedRow || is_streamed(a, streams, plan, streams.inputs);
   const int64_t in_cache = plan.fetches ? kRowsInCache : kUnfetchedRows;
   if (!plan.across && !no_streams)
     plan.tile_rows = int(larger(smaller(in_cache / row, plan.single ? kShortTile : 1), 1));
