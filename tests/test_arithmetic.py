@@ -307,9 +307,8 @@ def test_gradient_of_a_broadcast_factor(dtype: torch.dtype) -> None:
             y = rand(factor, dtype).requires_grad_()
             (ours,) = torch.autograd.grad(F.mul(x, y), y, g)
             (theirs,) = torch.autograd.grad(torch.mul(x, y), y, g)
-            terms = x.double() * g.double()
-            scale = terms.abs().sum_to_size(factor)
-            assert_accurate(ours, theirs, terms.sum_to_size(factor), 6, scale, (shape, factor, layout))
+            sums, scale = ((x.double() * g.double()).sum_to_size(factor), (x * g).double().abs().sum_to_size(factor))
+            assert_accurate(ours, theirs, sums, 6, scale, (shape, factor, layout))
             assert ours.stride() == theirs.stride()
 
 
@@ -388,11 +387,13 @@ def test_bad_arguments() -> None:
         F.neg(x > 0)
     with pytest.raises(RuntimeError, match="device"):
         F.add(x, torch.ones(3, device="meta"))
+    for y, dims in ((x[:2], [0]), (x.double(), [0]), (x, [])):
+        with pytest.raises(RuntimeError, match="sum_product"):
+            torch.ops.fastgrad.sum_product(x, y, dims)
 
 
 def test_more_than_two_to_the_31_elements() -> None:
-    # An expanded tensor of 2^31 + 5 elements; the result is one byte an element.
-    n = small(2**31 + 5, 2**17 + 5)
+    n = small(2**31 + 5, 2**17 + 5)  # expanded; the result is one byte an element
     x = torch.tensor([3], dtype=torch.int8).expand(n)
     y = F.eq(x, 3)
     assert y.shape == (n,) and bool(y[0]) and bool(y[-1]) and bool(y[n // 2])

@@ -62,6 +62,10 @@ Tensor empty_results(const Tensor& x, at::IntArrayRef dims) {
 
 using SumProduct = Tensor(const Tensor&, const Tensor&, at::IntArrayRef);
 Tensor compute_sum_product(const Tensor& x, const Tensor& y, at::IntArrayRef dims) {
+  TORCH_CHECK(x.sizes() == y.sizes() && x.scalar_type() == y.scalar_type() && x.device() == y.device(),
+              "fastgrad::sum_product: expected two tensors of one shape, dtype and device");
+  TORCH_CHECK(x.is_floating_point() && !dims.empty(),
+              "fastgrad::sum_product: expected floating-point tensors and dimensions to sum over");
   at::DimVector shape(x.sizes());
   for (const int64_t d : dims) shape[d] = 1;
   const Tensor out = new_tensor(shape, x.options());

@@ -20,8 +20,8 @@ constexpr int64_t kPieceElements = 32768;  // worth a thread
 constexpr int64_t kLead = 8192;            // bytes from a block to what is fetched meanwhile, at least
 constexpr int64_t kRowsInCache = 1 << 13;  // bytes of an operand's rows in a tile, along: they are passed over thrice
 constexpr int kShortTile = 64;             // rows
-// Where nothing is fetched, since the output stays in the cache and little is computed: small tiles, so that both
-// passes over one are in flight at once.
+// Where nothing is fetched ahead, since the output stays in the cache and little is computed: small tiles, so that both
+// passes over one are in flight at once. What would be fetched is then the line about to be read (convert.h says why).
 constexpr int64_t kUnfetchedRows = 1 << 12, kFetchedRow = 1 << 13;
 
 FASTGRAD_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
