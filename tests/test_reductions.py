@@ -371,7 +371,7 @@ def test_opcheck() -> None:
     check_op(OPS.max_backward.default, (small_x, x.detach(), x.detach().amax(1, True), [1], True))
     check_op(OPS.max_dim_backward.default, (small_x, x.detach().argmax(1, True), 1, 4))
     check_op(OPS.maximum.default, (x, small_x))
-    check_op(OPS.sum_product.default, (x, x.detach().flip(0), [0, 2]))
+    check_op(OPS.sum_product.default, (x, x.detach().flip(0), [0, -1]))
     check_op(OPS.maximum_backward.default, (x, x.detach(), small_x.detach()))
     check_op(OPS.sum.out, (x.detach(), [1]), {"out": torch.empty(3, 5)})
 

@@ -47,17 +47,18 @@ namespace {
 // What a full-size gradient gives a broadcast operand of the shape of `t`.
 Tensor sum_like(const Tensor& grad, const Tensor& t) { return sum_to(grad, t.sym_sizes()); }
 
+// `dims` of a gradient's op are those that were reduced: where they are none, dim_mask() would name all.
+DimMask mask_of(const Tensor& x, at::IntArrayRef dims) { return dims.empty() ? DimMask() : dim_mask(dims, x.dim()); }
 ReduceArgs reduce_inputs(at::TensorList inputs, at::IntArrayRef dims, const Tensor& out) {
   const Tensor& x = inputs[0];
-  ReduceArgs a = reduce_args("reduction", inputs, dims.empty() ? DimMask() : dim_mask(dims, x.dim()), {out}, true);
+  ReduceArgs a = reduce_args("reduction", inputs, mask_of(x, dims), {out}, true);
   a.compute = compute_dtype(x.scalar_type());
   return a;
 }
 // An accumulator for each result, in the arithmetic rather than the dtype of x.
 Tensor empty_results(const Tensor& x, at::IntArrayRef dims) {
-  at::DimVector shape(x.sizes());
-  for (const int64_t d : dims) shape[d] = 1;
-  return at::empty(shape, x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
+  return at::empty(reduced_shape(x.sizes(), mask_of(x, dims), true),
+                   x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
 }
 
 using SumProduct = Tensor(const Tensor&, const Tensor&, at::IntArrayRef);
@@ -66,9 +67,7 @@ Tensor compute_sum_product(const Tensor& x, const Tensor& y, at::IntArrayRef dim
               "fastgrad::sum_product: expected two tensors of one shape, dtype and device");
   TORCH_CHECK(x.is_floating_point() && !dims.empty(),
               "fastgrad::sum_product: expected floating-point tensors and dimensions to sum over");
-  at::DimVector shape(x.sizes());
-  for (const int64_t d : dims) shape[d] = 1;
-  const Tensor out = new_tensor(shape, x.options());
+  const Tensor out = new_tensor(reduced_shape(x.sizes(), mask_of(x, dims), true), x.options());
   if (x.numel() == 0) return out.zero_();
   place_output(out);
   ReduceArgs a = reduce_inputs({x, y}, dims, out);

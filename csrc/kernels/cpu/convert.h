@@ -115,6 +115,7 @@ FASTGRAD_INLINE bool halves_are_fast() {
 // Of loops that wait for memory there is one more for that.
 template <class T, class S, class Formula>
 constexpr bool kMayLoadHalves = kVecBytes == 64 && std::is_same_v<S, T> && math::kBoundByMemory<Formula>;
+// A register from adjacent numbers: by two loads, if `Halves` and they are of type T.
 template <bool Halves, class T, class S>
 FASTGRAD_INLINE Vec<T> load_as(const S* p) {
   if constexpr (Halves && std::is_same_v<T, S>)

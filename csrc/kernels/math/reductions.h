@@ -317,7 +317,7 @@ struct MaximumBackward {
     return select(a < b, V(0), select(a == b, V(0.5) * grad, grad));
   }
 };
-struct LogSumExpBackward {
+struct LogSumExpBackward : BoundByArithmetic {
   template <class V>
   FASTGRAD_FORMULA V operator()(V grad, V x, V y) const {
     return grad * exp(x - y);
