@@ -97,8 +97,13 @@ def test_var_of_shifted_data(dtype: torch.dtype) -> None:
     """A mean far above the deviation must not drown it."""
     x = (torch.randn(100_003, dtype=torch.float64) + 1e3).to(dtype)
     assert_accurate(F.var(x), torch.var(x), reference("var", x), 64)
-    columns = x[:100_000].view(1000, 100)
-    assert_accurate(F.var(columns, 0), torch.var(columns, 0), reference("var", columns, 0), 64)
+    x = x[:100_000].view(1000, 100)
+    assert_accurate(F.var(x, 0), torch.var(x, 0), reference("var", x, 0), 64)
+    # Blocks are summed about the mean of their first elements, which may be far from that of the others.
+    x, first = torch.randn(100, 1000, dtype=torch.float64), torch.arange(1000) < 16
+    for rows in (x.view(-1).sort().values.view(100, 1000), *(x.where(~first, v * (2 + x)) for v in (9, 1e4, 5e17))):
+        for y in (rows.to(dtype), rows.to(dtype).view(1, -1)):
+            assert_accurate(F.var(y, 1), torch.var(y, 1), reference("var", y, 1), 6)
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS, torch.int8, torch.int16, torch.bool], ids=str)

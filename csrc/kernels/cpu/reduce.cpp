@@ -26,12 +26,12 @@ class GradientWriter {
     T* const to = reinterpret_cast<T*>(place(at));
     const bool native = a_.gradient.dtype == dtype_of<T>, streams = streamed_ && native && place_in_line(to) == 0;
     direct_ = native && streamed_ == streams;
-    const int64_t apart = direct_ ? kWindow / kParts : n;
+    const int64_t apart = direct_ ? kApart : n;
     return {formula_, T(a_.gradient.incoming), direct_ ? to : block_, parts > 1 ? apart : Vec<T>::size, streams};
   }
   void written(int64_t at, int64_t n, int64_t parts) {
     if (direct_) return;
-    for (int64_t part = 0; part < parts; ++part, at += kWindow / kParts) {
+    for (int64_t part = 0; part < parts; ++part, at += kApart) {
       if (streamed_)
         stream_run<T>(a_.gradient.dtype, block_ + part * n, place(at), n, writer_);
       else
@@ -41,6 +41,7 @@ class GradientWriter {
 
  private:
   char* place(int64_t at) const { return static_cast<char*>(a_.gradient.data) + at * item_; }
+  static constexpr int64_t kApart = kWindowBytes / sizeof(T) / kParts;  // from one part of a window to the next
   const ReduceArgs& a_;
   const void* const formula_;
   const int64_t item_;
@@ -61,6 +62,7 @@ struct Driver {
   const typename ReduceBlocks<T>::Run widening_run = widening_run_of(blocks, a.in[0].dtype),
                                       run_in_place = widening_run ? widening_run : blocks.run;
   const Dtype stored = widening_run ? a.in[0].dtype : dtype_of<T>;
+  const int64_t window = window_of(stored), apart = window / kParts;
 
   static typename ReduceBlocks<T>::Run widening_run_of(const ReduceBlocks<T>& blocks, Dtype dtype) {
     return dtype == Dtype::bf16 ? blocks.run_bf16 : dtype == Dtype::f16 ? blocks.run_f16 : nullptr;
@@ -143,12 +145,11 @@ struct Driver {
       run(&gradient);
       writer->written(at, n, parts);
     };
-    for (; !blocks.ordered && end - at >= kWindow && adjacent(j, j + 1, at, kWindow, in, step); at += kWindow)
-      for (int64_t done = 0; done < kWindow / kParts; done += n) {
+    for (; !blocks.ordered && end - at >= window && adjacent(j, j + 1, at, window, in, step); at += window)
+      for (int64_t done = 0; done < apart; done += n) {
         n = most() / kParts;
         run(at + done, n, kParts, [&](const RunGradient<T>* gradient) {
-          run_in_place(in, step, 1, most(), kWindow / kParts, n, formula, gradient, state, pitch,
-                       at - begin + done * kParts, at);
+          run_in_place(in, step, 1, most(), apart, n, formula, gradient, state, pitch, at - begin + done * kParts, at);
         });
         for (int k = 0; k < a.inputs; ++k) in[k] = static_cast<const char*>(in[k]) + n * size_of(stored);
       }

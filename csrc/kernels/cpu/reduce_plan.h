@@ -9,7 +9,7 @@ constexpr int64_t kRun = 4096;      // elements of a run: its block stays in L1 
 constexpr int64_t kLossRun = 2048;  // of a formula with a gradient, which reads several inputs and writes besides
 // A long run is read in windows, in four places at once: they are on different pages, and the hardware fetches ahead
 // within a page only.
-constexpr int64_t kWindow = 16 * kRun, kParts = 4;
+constexpr int64_t kWindowBytes = 1 << 18, kParts = 4;
 constexpr int64_t kTileBytes = 2048;  // of a row of columns that is gathered
 constexpr int64_t kWideTile = 8192;   // in place: enough that the hardware fetches ahead
 constexpr int64_t kTileRows = kColumnRows;
@@ -23,6 +23,9 @@ constexpr int64_t kMaxRunPieces = 1024, kMaxColumnPieces = 64;
 FASTGRAD_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 FASTGRAD_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 FASTGRAD_INLINE int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Elements of a window.
+FASTGRAD_INLINE int64_t window_of(Dtype stored) { return kWindowBytes / size_of(stored); }
 
 // Some dimensions with one operand's strides over them.
 struct Strided {
@@ -104,7 +107,7 @@ Plan make_plan(const ReduceArgs& a, int64_t short_row) {
     p.width = smaller(smaller(larger(kGrain / a.reduced, p.results_inside ? run : 1), a.kept), kMaxRunResults);
     p.tiles = divide_up(a.kept, p.width);
     const int64_t splits = larger(1, kMaxRunPieces / p.tiles);
-    p.depth = divide_up(larger(divide_up(a.reduced, splits), kWindow), kRun) * kRun;
+    p.depth = divide_up(larger(divide_up(a.reduced, splits), window_of(a.in[0].dtype)), kRun) * kRun;
   }
   p.splits = divide_up(a.reduced, p.depth);
   p.pitch = divide_up(p.width, 16) * 16;

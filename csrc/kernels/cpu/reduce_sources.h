@@ -53,7 +53,7 @@ struct Identity {
   }
 };
 
-constexpr int kFewRegisters = 8;
+constexpr int kFewRegisters = 8, kSampledRegisters = 5;
 constexpr int64_t kLongBytes = 8192;  // of a run that hardly lies in L1
 // Rows of columns reduced before the results are touched. Unrolled where a register is a line: what a load reads goes
 // on along one row, as the hardware foresees.
@@ -86,6 +86,10 @@ struct RunSource {
     gradient.store(kept, 0, i, V::size);
     return x;
   }
+  // Of a long one, a number near the mean of the elements.
+  FASTGRAD_INLINE bool is_long() const { return n >= kSampledRegisters * V::size; }
+  FASTGRAD_INLINE V sample() const { return V(reduce_lanes(at(0), math::Plus()) / T(V::size)); }
+  static FASTGRAD_INLINE bool holds_anywhere(auto mask) { return any(mask); }
   FASTGRAD_INLINE void fetch(int64_t i) const { (__builtin_prefetch(in[I] + i + ahead, 0, 2), ...); }
   FASTGRAD_INLINE V tail(int64_t i, V fill) const {
     typename Gradient::Result kept;
@@ -99,7 +103,7 @@ struct RunSource {
     // Several accumulators hide the latency. Emptying them every few steps keeps the chains of roundings short.
     constexpr int kAccumulators = 4, kSteps = V::size > 8 ? 8 : 16;
     // Arithmetic keeps the loads waiting, so memory would idle; a bare sum or maximum does not.
-    constexpr bool kFetches = !std::is_same_v<Formula, Identity> || !std::is_same_v<Map, math::Itself>;
+    constexpr bool kFetches = !std::is_same_v<Formula, Identity> || !requires { Map::light; };
     constexpr bool kHalves = kMayLoadHalves<T, S, Formula>;
     V total[N], sum[kAccumulators][N];
     const auto clear = [&] {
