@@ -194,10 +194,9 @@ struct Distance {
 };
 
 // Mean m and sum of squared distances M from it. A block gives a number near its mean, and the sums of distances from
-// that and of their squares, which correct both m and M for what it lies off. It is the mean, by a pass of its own, or
-// the mean of some of the elements; if that is so far off that M would lose more than a bit to cancellation, a second
-// pass starts from what the first one found: of 16 among 4096 it is at most 16 standard deviations off, 8 bits. Blocks
-// merge by Chan, Golub and LeVeque's formula.
+// that and of their squares, which correct both m and M for what it lies off. It is the mean of some of the elements;
+// if that is so far off that M loses more than a bit to cancellation, or overflows, it is the mean, by a pass of its
+// own. Blocks merge by Chan, Golub and LeVeque's formula.
 struct Moments {
   static constexpr int partials = 3, fields = 2, outputs = 2;
   static constexpr bool ordered = false;
@@ -215,7 +214,7 @@ struct Moments {
         const auto near = about(source, source.sample());
         const V shift = near.item[1] * (V(1) / n), infinity = V(scalar_t<V>(__builtin_inf()));
         const auto off = V(2) * shift * near.item[1] > near.item[2], overflowed = near.item[2] == infinity;
-        return source.holds_anywhere(off | overflowed) ? about(source, near.item[0] + shift) : near;
+        if (!source.holds_anywhere(off | overflowed)) return near;
       }
     return about(source, source.template reduce<1>(V(0), V(0), Itself(), Plus()).item[0] / n);
   }
