@@ -26,12 +26,12 @@ class GradientWriter {
     T* const to = reinterpret_cast<T*>(place(at));
     const bool native = a_.gradient.dtype == dtype_of<T>, streams = streamed_ && native && place_in_line(to) == 0;
     direct_ = native && streamed_ == streams;
-    const int64_t apart = direct_ ? kApart : n;
+    const int64_t apart = direct_ ? apart_ : n;
     return {formula_, T(a_.gradient.incoming), direct_ ? to : block_, parts > 1 ? apart : Vec<T>::size, streams};
   }
   void written(int64_t at, int64_t n, int64_t parts) {
     if (direct_) return;
-    for (int64_t part = 0; part < parts; ++part, at += kApart) {
+    for (int64_t part = 0; part < parts; ++part, at += apart_) {
       if (streamed_)
         stream_run<T>(a_.gradient.dtype, block_ + part * n, place(at), n, writer_);
       else
@@ -41,10 +41,9 @@ class GradientWriter {
 
  private:
   char* place(int64_t at) const { return static_cast<char*>(a_.gradient.data) + at * item_; }
-  static constexpr int64_t kApart = kWindowBytes / sizeof(T) / kParts;  // from one part of a window to the next
   const ReduceArgs& a_;
   const void* const formula_;
-  const int64_t item_;
+  const int64_t item_, apart_ = window_of(dtype_of<T>) / kParts;  // from one part of a window to the next
   const bool streamed_;
   bool direct_ = false;
   StreamWriter writer_;
