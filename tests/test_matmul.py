@@ -58,7 +58,8 @@ def test_mm_sizes(dtype: torch.dtype, transposed: tuple[bool, bool]) -> None:
 def test_few_rows_or_columns(dtype: torch.dtype, transposed: tuple[bool, bool]) -> None:
     columns = [(m, n, k) for m, k in ((2, 131), (65, 128), (67, 259)) for n in (2, 3, 4, 5, 7, 8, 9, 15, 16, 17)]
     rows = [(m, 67, 587) for m in (2, 5, 8, 9, 11, 12, 33, 47, 48, 49)]
-    for m, n, k in columns + rows:
+    batches = [(16, 67, 203), (30, 67, 203), (32, 131, 300), (61, 131, 203), (64, 129, 1601)]  # used in place
+    for m, n, k in columns + rows + batches:
         a = rand((k, m), dtype).t() if transposed[0] else rand((m, k), dtype)
         b = rand((n, k), dtype).t() if transposed[1] else rand((k, n), dtype)
         check_product(fg.mm(a, b), torch.mm(a, b), a, b, (m, n, k))
@@ -117,6 +118,8 @@ LINEAR = [
     ((2, 3, 4, 5), (1, 5)),
     ((17, 130), (65, 130)),
     ((70, 263), (10, 263)),
+    ((31, 201), (67, 201)),
+    ((64, 801), (131, 801)),
     ((0, 5), (3, 5)),
     ((4, 5), (0, 5)),
     ((4, 0), (3, 0)),

@@ -6,7 +6,7 @@
 // evened out, so that no tile is nearly empty.
 //
 // Memory: a panel is packed just before its first use. While tiles are computed, they fetch the next panel of B, and
-// the next block of A before it is packed; or, of small products, the operands of the next. Where all of B's block
+// the next block of A before it is packed or used; or, of small products, the operands of the next. Where all of B's block
 // stays in L2, it is not fetched, and a block of A is two panels, so that A goes through L1. Rows of B and columns of
 // A, each on a page of its own in a large matrix, are packed for all panels before the next ones are, if they are
 // contiguous: a page is looked up once.
@@ -42,6 +42,7 @@ constexpr int64_t kHugeFrom = 1 << 16;    // bytes of a buffer worth a huge page
 constexpr int64_t kFetchBytes = 1 << 16;  // of B's block: less is near anyway
 constexpr int64_t kFarBytes = 1 << 20;    // of a batch: what is read and written is no longer near
 constexpr int64_t kFlatDepth = 24;        // of k
+constexpr int64_t kTurnedDepth = 192;     // of k, from which the columns of C may be stored as rows
 constexpr int64_t kNearPanel = 40 << 10;  // bytes of a panel of B used in place, which then comes from L1 mostly
 constexpr int64_t kConflict = 4096;       // bytes: lines of multiples of it share a set of L1, and few sets of L2
 
@@ -121,7 +122,8 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
   E* const packed_b = buffer_b.reserve<E>(kc_most / U * (b_in_place ? NR : nc_most) + W);
   E* const packed_a = a_in_place ? nullptr : buffer_a.reserve<E>(mc_most * (kc_most / U + W));
   T* const sums = wide_sums ? buffer_sums.reserve<T>((m1 - m0) * nc_most) : nullptr;
-  alignas(64) T tile[MR * NR], across[NR * MR], bias[NR];
+  constexpr int64_t square = round_up(MR, W);  // rows of whole squares of registers
+  alignas(64) T tile[square * NR], across[NR * square], bias[NR];
   const FinishTile<T, S> merge = finish_for<T, S>(Activation::none), finish = finish_for<T, S>(g.activation);
   const bool epilogue = !same || g.bias || g.activation != Activation::none;
 
@@ -158,7 +160,7 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
           for (int64_t p = 0; p < panels.count; ++p) pack_a(k, std::min(kLinesAtOnce, kc - k), p);
         Ahead next_a, next_b;
         int64_t share_of_a = 0;
-        if (fetch && !a_in_place && ic + mc < m1) {
+        if (fetch && ic + mc < m1) {
           next_a = {a.at(mc, 0), std::min(mc_most, m1 - ic - mc), kc};
           share_of_a = ceil_div(next_a.spots(), ceil_div(nc, NR) * panels.count);
         }
@@ -199,12 +201,11 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
             else if (fetch)
               ahead.fill(steps / kTouchEvery - rows, b_panel, next_b, next_a, share_of_a);
             kernels[rows - 1](steps, a_panel, a_row, a_col, b_panel, b_row, to, to_row, accumulate,
-                              fetch ? ahead.list : nullptr);
+                              fetch && !(strided && g.c_col != 1) ? ahead.list : nullptr);
             if (g.c_col != 1) {
-              for (int64_t l = 0; l < columns; ++l)
-                for (int64_t r = 0; r < rows; ++r) across[l * MR + r] = tile[r * NR + l];
+              transpose(tile, NR, across, square, square, width);
               if (last && g.bias) load_bias(g.bias, g.bias_stride, ic + i, rows, bias);
-              (last && epilogue ? finish : merge)(columns, rows, across, MR, !first, c, g.c_col,
+              (last && epilogue ? finish : merge)(columns, rows, across, square, !first, c, g.c_col,
                                                   last && g.bias ? bias : nullptr);
             } else if (last && epilogue)
               finish(rows, columns, to, to_row, same && to == tile && !first, c, g.c_row, g.bias ? bias : nullptr);
@@ -252,14 +253,25 @@ GemmArgs transposed(const GemmArgs& args) {
   return t;
 }
 
+// Whether the transposed product is faster. Rows of A are the lanes of registers then: they fill them where columns are
+// few and rows of A adjacent. And columns of B, if each is contiguous, are used in place, where to pack them, a
+// transposition, would cost a tenth of a product of few rows: as many as fill one or two panels, or nearly.
+template <class T>
+bool is_better_turned(const GemmArgs& given, int64_t size) {
+  constexpr int64_t W = Vec<T>::size, NR = Blocking<T>::NV * W;
+  if (given.k == 0) return false;
+  if (given.n > 1 && given.n < W && given.m > NR) return given.a_row == size && given.a_col != size;
+  const int64_t idle = round_up(given.m, NR) - given.m;
+  return kVecBytes == 64 && given.m <= 2 * NR && idle <= NR / 8 && given.n >= 2 * given.m && given.k >= kTurnedDepth &&
+         given.b_row == size && given.b_col != size;
+}
+
 template <class E, class S>
 void batched(const GemmArgs& given) {
   using T = SumOf<E>;
   constexpr int64_t size = sizeof(S), NR = Blocking<T>::NV * Vec<T>::size;
   const auto in_elements = [](int64_t bytes) { return bytes / size; };
-  // Few columns would leave registers empty; rows that are adjacent in A fill them.
-  const bool turned = std::is_same_v<E, S> && given.k > 0 && given.n > 1 && given.n < Vec<T>::size && given.m > NR &&
-                      given.a_row == size && given.a_col != size;
+  const bool turned = std::is_same_v<E, S> && is_better_turned<T>(given, size);
   const GemmArgs args = turned ? transposed(given) : given;
   const int64_t bytes = (args.m * args.k + args.k * args.n + args.m * args.n) * size;
   const bool far = args.batches * bytes > kFarBytes;
