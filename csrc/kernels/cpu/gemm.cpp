@@ -6,10 +6,10 @@
 // evened out, so that no tile is nearly empty.
 //
 // Memory: a panel is packed just before its first use. While tiles are computed, they fetch the next panel of B, and
-// the next block of A before it is packed or used; or, of small products, the operands of the next. Where all of B's block
-// stays in L2, it is not fetched, and a block of A is two panels, so that A goes through L1. Rows of B and columns of
-// A, each on a page of its own in a large matrix, are packed for all panels before the next ones are, if they are
-// contiguous: a page is looked up once.
+// the next block of A before it is packed or used; or, of small products, the operands of the next. Where all of B's
+// block stays in L2, it is not fetched, and a block of A is two panels, so that A goes through L1. Rows of B and
+// columns of A, each on a page of its own in a large matrix, are packed for all panels before the next ones are, if
+// they are contiguous: a page is looked up once.
 //
 // Numerics: float16 and bfloat16 are widened while packing, summed in float32, rounded once. Where the CPU multiplies
 // pairs of bfloat16 fast (dot_pairs.h), these are packed instead. Blocks of k depend on the product's sizes and strides
