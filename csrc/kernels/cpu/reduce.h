@@ -90,17 +90,26 @@ void reduce_results(const void* const* in, const int64_t* step, int64_t results,
   using V = Vec<T>;
   const Formula f = *static_cast<const Formula*>(formula);
   int64_t j = 0;
-  if constexpr (Folds<Reducer>)
-    for (; n < kFewRegisters * V::size && j + V::size <= results; j += V::size) {
-      V row[V::size];
-      for (int r = 0; r < V::size; ++r) {
-        const S* const at[] = {static_cast<const S*>(in[I]) + (j + r) * step[I]...};
-        row[r] =
-            Reducer::block(RunSource<false, S, Gradient, T, Formula, I...>{at, n, apart, ahead, f, gradient}).item[0];
+  if constexpr (Folds<Reducer>) {
+    const auto fold = [&](auto length) __attribute__((always_inline)) {
+      for (; j + V::size <= results; j += V::size) {
+        V row[V::size];
+#pragma GCC unroll 16
+        for (int r = 0; r < V::size; ++r) {
+          const S* const at[] = {static_cast<const S*>(in[I]) + (j + r) * step[I]...};
+          row[r] =
+              Reducer::block(RunSource<false, S, Gradient, T, Formula, I...>{at, length, apart, ahead, f, gradient})
+                  .item[0];
+        }
+        const V folded = reduce_each<V::size / 2>(row, typename Reducer::Operation());
+        for (int h = 0; h < V::size; h += Vec<W>::size) widen_lanes<W>(folded, h).store(state + j + h);
       }
-      const V folded = reduce_each<V::size / 2>(row, typename Reducer::Operation());
-      for (int h = 0; h < V::size; h += Vec<W>::size) widen_lanes<W>(folded, h).store(state + j + h);
-    }
+    };
+    if (n == V::size)  // a register each, which need not go through memory
+      fold(std::integral_constant<int64_t, V::size>());
+    else if (n < kFewRegisters * V::size)
+      fold(n);
+  }
   for (; j < results; ++j) {
     const S* const at[] = {static_cast<const S*>(in[I]) + j * step[I]...};
     const auto block = Reducer::block(RunSource<true, S, Gradient, T, Formula, I...>{at, n, apart, ahead, f, gradient});

@@ -27,12 +27,21 @@ FASTGRAD_INLINE void transpose_stage(Vec<T>* r) {
   if constexpr (half > 1) transpose_stage<T, half / 2>(r);
 }
 
-// Lane i of the result is reduce_lanes(r[i], f), to the bit: of all registers at once, which takes their places.
+// In each block of 2 half lanes: f of a's halves at the left, of b's at the right. That f takes b's the other way round
+// saves a shuffle: what stays in its lanes is a blend.
+template <int half, class V, class F, size_t... I>
+FASTGRAD_INLINE V fold_halves(V a, V b, F f, std::index_sequence<I...>) {
+  constexpr int size = V::size;
+  return f(V(__builtin_shufflevector(a.v, b.v, (int(I) & half ? size + int(I) : int(I))...)),
+           V(__builtin_shufflevector(a.v, b.v, (int(I) & half ? size + int(I) - half : int(I) + half)...)));
+}
+// Lane i of the result is reduce_lanes(r[i], f): of all registers at once, which takes their places. To the bit, as far
+// as f commutes.
 template <int half, class T, class F>
 FASTGRAD_INLINE Vec<T> reduce_each(Vec<T>* r, F f) {
 #pragma GCC unroll 16
   for (int i = 0; i < half; ++i)
-    r[i] = f(pick_halves<T, half, false>(r[i], r[i + half]), pick_halves<T, half, true>(r[i], r[i + half]));
+    r[i] = fold_halves<half>(r[i], r[i + half], f, std::make_index_sequence<Vec<T>::size>());
   if constexpr (half > 1) reduce_each<half / 2>(r, f);
   return r[0];
 }
