@@ -13,8 +13,9 @@ constexpr int64_t kWindowBytes = 1 << 18, kParts = 4;
 constexpr int64_t kTileBytes = 2048;  // of a row of columns that is gathered
 constexpr int64_t kWideTile = 8192;   // in place: enough that the hardware fetches ahead
 constexpr int64_t kTileRows = kColumnRows;
-constexpr int64_t kNarrow = 4;       // where rows are a quarter of a tile's, or less, so many times as many
-constexpr int64_t kShortTile = 128;  // columns where these are strided: their cache lines must stay in L1
+constexpr int64_t kNarrow = 4;         // where rows are a quarter of a tile's, or less, so many times as many
+constexpr int64_t kShortTile = 128;    // columns where these are strided: at most so many short rows
+constexpr int64_t kShortBytes = 6144;  // of them: L1 holds their transposition too, and fetches the next ones meanwhile
 constexpr int64_t kMaxResults = kWideTile / 4, kMaxRunResults = 512;  // of a piece
 constexpr int64_t kMaxFields = 2;
 constexpr int64_t kGrain = 32768;  // elements worth a thread
@@ -98,7 +99,8 @@ Plan make_plan(const ReduceArgs& a, int64_t short_row) {
   p.results_inside = !p.columns && !inner;
   if (p.columns) {
     const int64_t tile = (all_in_place<T>(a) ? kWideTile : kTileBytes) / int64_t(sizeof(T));
-    p.width = smaller(a.kept, inner ? kShortTile : tile);
+    const int64_t short_rows = divide_up(divide_up(kShortBytes, larger(1, a.reduced) * int64_t(sizeof(T))), 16) * 16;
+    p.width = smaller(a.kept, inner ? smaller(kShortTile, short_rows) : tile);
     if (!inner && run >= kTileRows) p.width = smaller(p.width, run);  // a tile of several runs would be gathered
     p.tiles = divide_up(a.kept, p.width);
     const int64_t splits = larger(1, kMaxColumnPieces / p.tiles);
