@@ -8,6 +8,7 @@ namespace {
 
 constexpr int64_t kAhead = 4096;         // elements
 constexpr int64_t kStridedAhead = 4096;  // bytes
+constexpr int64_t kSecondAhead = 2048;   // bytes, of every second element
 constexpr int64_t kConverted = 1024;     // elements converted at a time before they are streamed
 
 template <class S>
@@ -52,8 +53,8 @@ FASTGRAD_INLINE void load_every_second(T* __restrict to, const T* __restrict fro
   int64_t i = 0;
   for (; i + V::size < n; i += V::size) {
     const T* const at = from + 2 * i;
-    __builtin_prefetch(reinterpret_cast<const char*>(at) + kStridedAhead, 0, 2);
-    __builtin_prefetch(reinterpret_cast<const char*>(at + V::size) + kStridedAhead, 0, 2);
+    __builtin_prefetch(reinterpret_cast<const char*>(at) + kSecondAhead, 0, 2);
+    __builtin_prefetch(reinterpret_cast<const char*>(at + V::size) + kSecondAhead, 0, 2);
     even_lanes(V::load(at), V::load(at + V::size), std::make_index_sequence<V::size>()).store(to + i);
   }
   for (; i < n; ++i) to[i] = from[2 * i];
