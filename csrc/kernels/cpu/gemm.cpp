@@ -146,7 +146,8 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
       const bool b_at_once = !b_in_place && b.col == 1, a_at_once = !a_in_place && g.a.row == 1;
       for (int64_t p = 0; b_at_once && p < kc; p += kLinesAtOnce)
         for (int64_t j = 0; j < nc; j += NR) pack_b(p, std::min(kLinesAtOnce, kc - p), j);
-      const bool fetch = g.far || steps * nc * int64_t(sizeof(E)) > kFetchBytes;
+      // Tiles of a product that is turned, with rows of A in place, are written to L1, and those rows come in time.
+      const bool fetch = !(strided && g.c_col != 1) && (g.far || steps * nc * int64_t(sizeof(E)) > kFetchBytes);
       for (int64_t ic = m0; ic < m1; ic += mc_most) {
         const int64_t mc = std::min(mc_most, m1 - ic);
         const Matrix<S> a = g.a.at(ic, pc);
@@ -201,7 +202,7 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
             else if (fetch)
               ahead.fill(steps / kTouchEvery - rows, b_panel, next_b, next_a, share_of_a);
             kernels[rows - 1](steps, a_panel, a_row, a_col, b_panel, b_row, to, to_row, accumulate,
-                              fetch && !(strided && g.c_col != 1) ? ahead.list : nullptr);
+                              fetch ? ahead.list : nullptr);
             if (g.c_col != 1) {
               transpose(tile, NR, across, square, square, width);
               if (last && g.bias) load_bias(g.bias, g.bias_stride, ic + i, rows, bias);

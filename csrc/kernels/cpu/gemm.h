@@ -16,11 +16,9 @@
 #include "convert.h"
 #include "dot_pairs.h"
 #include "simd.h"
+#include "sizes.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // MR x NV registers of C; a packed block of A is MC x KC and stays in L2, one of B is KC x NC and stays in L3.
 template <int Mr, int Nv, int Mc, int Kc, int Nc>

@@ -3,6 +3,7 @@
 
 #include "convert.h"
 #include "parallel.h"
+#include "sizes.h"
 #include "stream.h"
 #include "transpose.h"
 
@@ -14,8 +15,6 @@ constexpr int64_t kLongRun = 256;      // elements worth a call of the formula
 constexpr int64_t kGrain = 32768;      // elements worth a thread
 // A tile, where an operand is contiguous along dimension 1: a cache line of it is read once, whole.
 constexpr int64_t kTileColumns = 128, kTileRows = 16;
-
-FASTGRAD_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 struct Position {
   int64_t index[kMaxDims];

@@ -2,6 +2,7 @@
 // and strides alone.
 #pragma once
 #include "reduce.h"
+#include "sizes.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
@@ -20,10 +21,6 @@ constexpr int64_t kMaxResults = kWideTile / 4, kMaxRunResults = 512;  // of a pi
 constexpr int64_t kMaxFields = 2;
 constexpr int64_t kGrain = 32768;  // elements worth a thread
 constexpr int64_t kMaxRunPieces = 1024, kMaxColumnPieces = 64;
-
-FASTGRAD_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-FASTGRAD_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-FASTGRAD_INLINE int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Elements of a window.
 FASTGRAD_INLINE int64_t window_of(Dtype stored) { return kWindowBytes / size_of(stored); }
@@ -99,20 +96,20 @@ Plan make_plan(const ReduceArgs& a, int64_t short_row) {
   p.results_inside = !p.columns && !inner;
   if (p.columns) {
     const int64_t tile = (all_in_place<T>(a) ? kWideTile : kTileBytes) / int64_t(sizeof(T));
-    const int64_t short_rows = divide_up(divide_up(kShortBytes, larger(1, a.reduced) * int64_t(sizeof(T))), 16) * 16;
+    const int64_t short_rows = round_up(ceil_div(kShortBytes, larger(1, a.reduced) * int64_t(sizeof(T))), 16);
     p.width = smaller(a.kept, inner ? smaller(kShortTile, short_rows) : tile);
     if (!inner && run >= kTileRows) p.width = smaller(p.width, run);  // a tile of several runs would be gathered
-    p.tiles = divide_up(a.kept, p.width);
+    p.tiles = ceil_div(a.kept, p.width);
     const int64_t splits = larger(1, kMaxColumnPieces / p.tiles);
-    p.depth = divide_up(larger(divide_up(a.reduced, splits), kGrain / p.width), kTileRows) * kTileRows;
+    p.depth = round_up(larger(ceil_div(a.reduced, splits), kGrain / p.width), kTileRows);
   } else {
     p.width = smaller(smaller(larger(kGrain / a.reduced, p.results_inside ? run : 1), a.kept), kMaxRunResults);
-    p.tiles = divide_up(a.kept, p.width);
+    p.tiles = ceil_div(a.kept, p.width);
     const int64_t splits = larger(1, kMaxRunPieces / p.tiles);
-    p.depth = divide_up(larger(divide_up(a.reduced, splits), window_of(a.in[0].dtype)), kRun) * kRun;
+    p.depth = round_up(larger(ceil_div(a.reduced, splits), window_of(a.in[0].dtype)), kRun);
   }
-  p.splits = divide_up(a.reduced, p.depth);
-  p.pitch = divide_up(p.width, 16) * 16;
+  p.splits = ceil_div(a.reduced, p.depth);
+  p.pitch = round_up(p.width, 16);
   return p;
 }
 

@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "convert.h"
+#include "sizes.h"
 #include "stream.h"
 #include "transpose.h"
 
@@ -24,10 +25,7 @@ constexpr int kShortTile = 64;             // rows
 // passes over one are in flight at once. What would be fetched is then the line about to be read (convert.h says why).
 constexpr int64_t kUnfetchedRows = 1 << 12, kFetchedRow = 1 << 13;
 
-FASTGRAD_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-FASTGRAD_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 FASTGRAD_INLINE int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
-FASTGRAD_INLINE int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
 
 // Whether an output goes past the cache: it is large, in long runs, and no input lies there.
 bool is_streamed(const RowsArgs& a, const RowStreams& streams, const RowsPlan& plan, int s) {
