@@ -82,6 +82,8 @@ struct RowBlock {
     if (k < Inputs) return load_as<T>(reinterpret_cast<const S*>(data[k]) + s.i, s.count, fill);
     return V::load(at(k, s.i), s.count, fill);
   }
+  // The same, where it is read first, from memory.
+  FASTGRAD_INLINE V first(int k, auto s) const { return load(k, s); }
   // Calls for the same step of what comes after this block, of streams k...: the hardware does not foresee where the
   // next rows begin, and lines to be written are read first.
   FASTGRAD_INLINE void prefetch_next(auto s, auto... k) const {
@@ -121,6 +123,27 @@ struct StreamedBlock : B {
   math::scalar_t<V>* line;
   FASTGRAD_INLINE void result(Whole s, V v) const { v.stream(line + s.i); }
   FASTGRAD_INLINE void result(Part, V) const {}
+};
+
+// A whole row, and its result in place, all of type S. If not `Fetches`, the hardware does, for which each line is
+// asked for twice (halves_are_fast() in convert.h).
+template <class B, class S, bool Streamed, bool Fetches>
+struct WholeRow : B {
+  using typename B::V;
+  using T = math::scalar_t<V>;
+  FASTGRAD_INLINE V first(int k, Whole s) const {
+    return load_as<!Fetches, T>(reinterpret_cast<const S*>(this->data[k]) + s.i);
+  }
+  FASTGRAD_INLINE V first(int k, Part s) const { return this->load(k, s); }
+  FASTGRAD_INLINE void prefetch_next(auto s, auto... k) const {
+    if constexpr (Fetches) ((Streamed && k == B::kStreams - 1 ? void() : B::prefetch_next(s, k)), ...);
+  }
+  FASTGRAD_INLINE S* to() const { return reinterpret_cast<S*>(this->data[B::kStreams - 1]); }
+  FASTGRAD_INLINE void result(Whole s, V v) const {
+    if constexpr (!Fetches) __builtin_prefetch(to() + s.i, 1, 3);
+    Streamed ? stream_as(v, to() + s.i) : store_as(v, to() + s.i);
+  }
+  FASTGRAD_INLINE void result(Part s, V v) const { store_as(v, to() + s.i, s.count); }
 };
 
 // Of the numbers: a row's NaN makes its sum NaN, so that the maximum need not be.

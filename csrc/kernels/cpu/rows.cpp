@@ -21,9 +21,7 @@ constexpr int64_t kPieceElements = 32768;  // worth a thread
 constexpr int64_t kLead = 8192;            // bytes from a block to what is fetched meanwhile, at least
 constexpr int64_t kRowsInCache = 1 << 13;  // bytes of an operand's rows in a tile, along: they are passed over thrice
 constexpr int kShortTile = 64;             // rows
-// Where nothing is fetched ahead, since the output stays in the cache and little is computed: small tiles, so that both
-// passes over one are in flight at once. What would be fetched is then the line about to be read (convert.h says why).
-constexpr int64_t kUnfetchedRows = 1 << 12, kFetchedRow = 1 << 13;
+constexpr int64_t kFetchedRow = 1 << 13;   // bytes of a row that is passed over alone: the next one is too far away
 
 FASTGRAD_INLINE int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
 
@@ -37,6 +35,21 @@ bool is_streamed(const RowsArgs& a, const RowStreams& streams, const RowsPlan& p
   if (!plan.across) return o.element_stride == item && (row == a.n * item || a.n * item >= kStreamRun);
   if (o.element_stride == item) return row == a.n * item && a.row_shape[0] >= plan.tile_rows;
   return row == item && smaller(a.row_shape[0], plan.tile_rows) * item >= kShortestRun;
+}
+
+bool is_row_of(const RowsArgs::Operand& o, Dtype dtype) {
+  return o.dtype == dtype && o.element_stride == size_of(dtype);
+}
+
+// Whether rows are used in place, one at a time: then those past the cache consist of whole lines.
+bool is_by_row(const RowsArgs& a, const RowStreams& streams, const RowsPlan& plan) {
+  if (plan.across || !plan.single || a.n == 0) return false;
+  for (int s = 0; s < streams.inputs + streams.outputs; ++s)
+    if (!is_row_of(a.operand[streams.index[s]], plan.stored)) return false;
+  const auto& out = a.operand[streams.index[streams.inputs]];
+  int64_t lines = place_in_line(out.data) | a.n * size_of(out.dtype);
+  for (int d = 0; d < a.ndim; ++d) lines |= out.row_strides[d];
+  return lines % kLine == 0 || !is_streamed(a, streams, plan, streams.inputs);
 }
 
 }  // namespace
@@ -70,25 +83,26 @@ RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, RowTraits trait
   }
   plan.block = smaller(plan.block, larger(a.n, 1));
   plan.single = plan.block >= a.n;
-  const int64_t row = plan.block * item;
-  plan.fetches =
-      !traits.light || !halves_are_fast() || row >= kFetchedRow || is_streamed(a, streams, plan, streams.inputs);
-  const int64_t in_cache = plan.fetches ? kRowsInCache : kUnfetchedRows;
-  if (!plan.across && !no_streams)
-    plan.tile_rows = int(larger(smaller(in_cache / row, plan.single ? kShortTile : 1), 1));
-  plan.piece_rows = larger(kPieceElements / larger(a.n, 1), (a.rows + kMaxPieces - 1) / kMaxPieces);
-  plan.piece_rows = round_up(larger(plan.piece_rows, 1), plan.tile_rows);
-  plan.pieces = (a.rows + plan.piece_rows - 1) / plan.piece_rows;
   plan.stored = a.compute;
   if (!plan.across && a.compute == Dtype::f32 && streams.inputs > 0) {
     const Dtype dtype = a.operand[streams.index[0]].dtype;
     bool all = dtype == Dtype::bf16 || dtype == Dtype::f16;
-    for (int s = 0; s < streams.inputs; ++s) {
-      const auto& o = a.operand[streams.index[s]];
-      all &= o.dtype == dtype && o.element_stride == size_of(dtype);
-    }
+    for (int s = 0; s < streams.inputs; ++s) all &= is_row_of(a.operand[streams.index[s]], dtype);
     if (all) plan.stored = dtype;
   }
+  if (!plan.across && !no_streams)
+    plan.tile_rows = int(larger(smaller(kRowsInCache / (plan.block * item), plan.single ? kShortTile : 1), 1));
+  plan.piece_rows = larger(larger(kPieceElements / larger(a.n, 1), ceil_div(a.rows, kMaxPieces)), 1);
+  plan.by_row = (plan.stored == a.compute ? traits.by_row : traits.by_row_16) && is_by_row(a, streams, plan);
+  if (plan.by_row) {
+    const int64_t row = a.n * size_of(plan.stored);
+    plan.streamed = is_streamed(a, streams, plan, streams.inputs);
+    plan.fetches = plan.streamed || !halves_are_fast() || row >= kFetchedRow;
+    plan.ahead = ceil_div(kLead, row);
+    plan.tile_rows = int(smaller(plan.piece_rows, kTileRows));
+  }
+  plan.piece_rows = round_up(plan.piece_rows, plan.tile_rows);
+  plan.pieces = (a.rows + plan.piece_rows - 1) / plan.piece_rows;
   return plan;
 }
 
@@ -135,7 +149,7 @@ RowBuffers<T>::RowBuffers(const RowsArgs& a, const RowStreams& streams, const Ro
   const int out = streams.inputs;
   through_ = count > out && streamed_[out] && !plan.across && plan.stored == dtype_of<T> &&
              a.operand[streams.index[out]].dtype == dtype_of<T> && a.n >= kStreamedAtOnce &&
-             (streams.inputs == 1 || a.n * sizeof(T) % kLine == 0);
+             (streams.inputs <= 1 || a.n * sizeof(T) % kLine == 0);
   at_most_ = streamed_[out] ? kStreamedAtOnce : a.n;
   bool adjacent = plan.single && !through_;
   for (int s = streams.inputs; s < count; ++s) {
@@ -176,7 +190,7 @@ void RowBuffers<T>::load(const RowTile& tile, int64_t begin, int64_t n, RowView*
       const int64_t row = o.row_strides[0];
       char* const from = tile.run[0].base[k] + begin * o.element_stride;
       const int64_t to_next = plan_.single ? plan_.tile_rows * row : n * o.element_stride;
-      view[s] = {from, row, plan_.fetches ? larger(to_next, kLead) : 0};
+      view[s] = {from, row, larger(to_next, kLead)};
       if (!buffer_[s]) continue;
       view[s] = {reinterpret_cast<char*>(buffer_[s]), plan_.block * int64_t(sizeof(T)), 0};
       if (s < streams_.inputs)

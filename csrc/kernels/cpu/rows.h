@@ -15,6 +15,7 @@
 #pragma once
 #include "parallel.h"
 #include "row_blocks.h"
+#include "sizes.h"
 #include "stream.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
@@ -29,7 +30,9 @@ struct RowsPlan {
   int64_t block;               // elements of a row at a time
   int64_t piece_rows, pieces;  // rows a piece, a multiple of tile_rows
   bool single;                 // the row is one block
-  bool fetches;                // whether what comes after a block is fetched while that is computed
+  bool by_row;                 // rows in place, one at a time
+  bool streamed, fetches;      // then: whether results go past the cache, and what comes is fetched,
+  int64_t ahead;               // so many rows
   Dtype stored;                // of the inputs, where they are used in place
 };
 
@@ -43,7 +46,7 @@ struct RowStreams {
 struct RowTraits {
   int64_t along_block;
   int short_row;
-  bool light, again;
+  bool by_row, by_row_16, again;
 };
 RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, RowTraits traits);
 
@@ -98,18 +101,20 @@ class RowBuffers {
 //   streams            a static RowStreams
 //   along_block        how long a block along a row may be, in bytes: rows up to it are one block
 //   short_row          rows of fewer registers are computed across
-//   light              whether it computes so little that the hardware fetches short rows ahead by itself
 //   Formula(args, shared)                   one a thread
 //   begin_piece(piece), end_piece(piece)
 //   begin(tile)        before the first pass
 //   accumulate(blocks, whole) the first pass: of all rows, a block; `whole`: it is all of each
 //   finish(tile, in_tile, split) after it; `in_tile`: whole rows lay in the lanes, for accumulate() to read
 //   emit(block, whole) the second pass, if there are outputs
+//   by_row, by_row_16, row(block) both passes over a row in place, of a formula so light that a tile is more work than
+//   its
+//                      rows; by_row_16: of 16-bit floats
 // of which it overrides what it needs.
 template <class T>
 struct RowFormula {
   static constexpr int short_row = 3;
-  static constexpr bool light = false;
+  static constexpr bool by_row = false, by_row_16 = false;
   FASTGRAD_INLINE void begin_piece(int64_t) {}
   FASTGRAD_INLINE void end_piece(int64_t) {}
   FASTGRAD_INLINE void begin(const RowTile&) {}
@@ -180,19 +185,51 @@ void rows_pieces(const RowsArgs& a, const RowsPlan& plan, int64_t begin, int64_t
   }
 }
 
+template <class T, class S, bool Streamed, bool Fetches, class Formula>
+void rows_in_place(const RowsArgs& a, const RowsPlan& plan, int64_t begin, int64_t end) {
+  constexpr int count = Formula::streams.inputs + Formula::streams.outputs;
+  using B = RowBlock<T, false, count, S, std::is_same_v<S, T> ? 0 : count>;
+  RowTile tile;
+  RowView view[kMaxStreams];
+  Formula f(a, nullptr);
+  for (int64_t r = begin; r < end; r += tile.rows) {
+    tile.locate(a, r, int(end - r < plan.tile_rows ? end - r : plan.tile_rows), true);
+    for (int s = 0; s < count; ++s) {
+      const int k = Formula::streams.index[s];
+      const int64_t row = a.operand[k].row_strides[0];
+      view[s] = {tile.run[0].base[k], row, plan.ahead * row};
+    }
+    RowBlocks<B>{tile, view, 0, 0, a.n, false}.each(
+        [&](const B& b) __attribute__((always_inline)) { f.row(WholeRow<B, S, Streamed, Fetches>{b}); });
+  }
+}
+
+template <class T, class S, class Formula>
+void rows_in_place(const RowsArgs& a, const RowsPlan& plan, int64_t first_piece, int64_t last_piece) {
+  const int64_t begin = first_piece * plan.piece_rows, end = smaller(last_piece * plan.piece_rows, a.rows);
+  if (plan.streamed) return rows_in_place<T, S, true, true, Formula>(a, plan, begin, end);
+  if (plan.fetches) return rows_in_place<T, S, false, true, Formula>(a, plan, begin, end);
+  rows_in_place<T, S, false, false, Formula>(a, plan, begin, end);
+}
+
 // Returns the number of pieces.
 template <class T, class Formula, class Shared>
 int64_t rows_of(const RowsArgs& a, Shared* shared) {
   constexpr bool again = Accumulates<Formula> && Formula::streams.outputs > 0;
-  const RowsPlan plan =
-      plan_rows(a, Formula::streams, {Formula::along_block, Formula::short_row, Formula::light, again});
+  const RowsPlan plan = plan_rows(
+      a, Formula::streams, {Formula::along_block, Formula::short_row, Formula::by_row, Formula::by_row_16, again});
   parallel_for(0, plan.pieces, 1, [&](int64_t begin, int64_t end) {
+    const auto along = [&]<class S>(S) {
+      if constexpr (std::is_same_v<S, T> ? Formula::by_row : Formula::by_row_16)
+        if (plan.by_row) return rows_in_place<T, S, Formula>(a, plan, begin, end);
+      rows_pieces<T, false, S, Formula>(a, plan, begin, end, shared);
+    };
     if (plan.across) return rows_pieces<T, true, T, Formula>(a, plan, begin, end, shared);
     if constexpr (std::is_same_v<T, float> && Formula::streams.inputs > 0) {
-      if (plan.stored == Dtype::bf16) return rows_pieces<T, false, bf16, Formula>(a, plan, begin, end, shared);
-      if (plan.stored == Dtype::f16) return rows_pieces<T, false, f16, Formula>(a, plan, begin, end, shared);
+      if (plan.stored == Dtype::bf16) return along(bf16());
+      if (plan.stored == Dtype::f16) return along(f16());
     }
-    rows_pieces<T, false, T, Formula>(a, plan, begin, end, shared);
+    along(T());
   });
   return plan.pieces;
 }

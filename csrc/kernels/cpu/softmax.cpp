@@ -94,7 +94,8 @@ struct SoftmaxBackwardRows : RowFormula<T> {
   static constexpr bool accumulates = true;
   static constexpr RowStreams streams = {2, 1, {0, 1, 2}};
   static constexpr int short_row = 1;
-  static constexpr bool light = true;
+  static constexpr bool by_row = true,
+                        by_row_16 = !Log || kVecBytes == 64;  // 16 registers are too few for the exponential
   static constexpr int64_t along_block = kRowInCache;
   RowState<T> sum;
 
@@ -102,29 +103,37 @@ struct SoftmaxBackwardRows : RowFormula<T> {
   FASTGRAD_INLINE void begin(const RowTile& tile) {
     for (int i = 0; i < tile.rows; i += V::size) sum.set(i, V(0));
   }
+  template <class B>
+  static FASTGRAD_INLINE V partial(const B& b) {
+    const auto term = [&](auto s) {
+      b.prefetch_next(s, 0);  // both passes fetch, so that memory idles in neither
+      return Log ? b.first(0, s) : b.load(0, s) * b.first(1, s);
+    };
+    return b.reduce(V(0), term, math::Plus());
+  }
+  template <class B>
+  static FASTGRAD_INLINE void derive(const B& b, V total) {
+    b.each([&](auto s) {
+      b.prefetch_next(s, 1, 2);
+      const V g = b.load(0, s), y = b.load(1, s);
+      b.result(s, Log ? math::log_softmax_backward(g, y, total) : math::softmax_backward(g, y, total));
+    });
+  }
+  template <class B>
+  FASTGRAD_INLINE void row(const B& b) {
+    derive(b, V(reduce_lanes(partial(b), math::Plus())));
+  }
   template <class Blocks>
   FASTGRAD_INLINE void accumulate(const Blocks& blocks, bool) {
-    blocks.reduce(
-        [&](const auto& b) {
-          const auto term = [&](auto s) {
-            b.prefetch_next(s, 0);  // both passes fetch, so that memory idles in neither
-            return Log ? b.load(0, s) : b.load(0, s) * b.load(1, s);
-          };
-          return b.reduce(V(0), term, math::Plus());
-        },
-        math::Plus(), [&](int lane, V v) { sum.set(lane, sum.get(lane) + v); });
+    blocks.reduce([](const auto& b) { return partial(b); }, math::Plus(),
+                  [&](int lane, V v) { sum.set(lane, sum.get(lane) + v); });
   }
   FASTGRAD_INLINE void finish(const RowTile&, bool, bool split) {
     if (split) sum.set(0, V(reduce_lanes(sum.get(0), math::Plus())));
   }
   template <class B>
   FASTGRAD_INLINE void emit(const B& b, bool) {
-    const V total = sum.of(b);
-    b.each([&](auto s) {
-      b.prefetch_next(s, 1, 2);
-      const V g = b.load(0, s), y = b.load(1, s);
-      b.result(s, Log ? math::log_softmax_backward(g, y, total) : math::softmax_backward(g, y, total));
-    });
+    derive(b, sum.of(b));
   }
 };
 
