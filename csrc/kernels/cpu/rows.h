@@ -107,9 +107,8 @@ class RowBuffers {
 //   accumulate(blocks, whole) the first pass: of all rows, a block; `whole`: it is all of each
 //   finish(tile, in_tile, split) after it; `in_tile`: whole rows lay in the lanes, for accumulate() to read
 //   emit(block, whole) the second pass, if there are outputs
-//   by_row, by_row_16, row(block) both passes over a row in place, of a formula so light that a tile is more work than
-//   its
-//                      rows; by_row_16: of 16-bit floats
+//   by_row, by_row_16  whether it has row(), and of 16-bit floats: so light that a tile is more work than its rows
+//   row(block)         both passes over a row in place
 // of which it overrides what it needs.
 template <class T>
 struct RowFormula {
