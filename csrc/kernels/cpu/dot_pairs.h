@@ -35,11 +35,19 @@ FASTGRAD_INLINE Vec<float> dot_pairs(Vec<float> sum, Vec<Bf16Pair> a, Vec<Bf16Pa
   sum = flush_subnormal(fma(high(a), high(b), flush_subnormal(sum)));
   return flush_subnormal(fma(low(a), low(b), sum));
 }
+FASTGRAD_INLINE Vec<float> dot_pairs(Vec<float> sum, const Bf16Pair* a, Vec<Bf16Pair> b) {
+  return dot_pairs(sum, Vec<Bf16Pair>(*a), b);
+}
 inline bool dot_pairs_are_fast() { return true; }
 #elif defined(__AVX512F__)
 // By its name, as the backend is compiled for CPUs that lack it, too.
 FASTGRAD_INLINE Vec<float> dot_pairs(Vec<float> sum, Vec<Bf16Pair> a, Vec<Bf16Pair> b) {
   asm("vdpbf16ps %2, %1, %0" : "+v"(sum.v) : "v"(a.v), "v"(b.v));
+  return sum;
+}
+// One pair in memory, for all lanes.
+FASTGRAD_INLINE Vec<float> dot_pairs(Vec<float> sum, const Bf16Pair* a, Vec<Bf16Pair> b) {
+  asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sum.v) : "v"(b.v), "m"(*a));
   return sum;
 }
 // On a Zen 4 it takes the time of a multiply-add of float32, and so does twice as many products a second. On a Xeon

@@ -109,60 +109,95 @@ FASTGRAD_INLINE void add_product(Vec<T>& sum, const T* x, Vec<T> y) {
 #endif
 }
 
-// c (+)= a @ b for a tile of MR rows and NV registers. `Strided` is for an A used in place whose rows are contiguous:
-// a_col is 1, and a_row is anything; otherwise a_row is 1.
+#if FASTGRAD_DOT_PAIRS
+FASTGRAD_INLINE void add_product(Vec<float>& sum, Vec<Bf16Pair> x, Vec<Bf16Pair> y) { sum = dot_pairs(sum, x, y); }
+FASTGRAD_INLINE void add_product(Vec<float>& sum, const Bf16Pair* x, Vec<Bf16Pair> y) { sum = dot_pairs(sum, x, y); }
+#endif
+
+// A tile of C in registers, MR rows by NV registers, and its operands. `Strided` is for an A used in place whose rows
+// are contiguous: a_col is 1, and a_row is anything; otherwise a_row is 1.
 //
 // A core whose other hardware thread is at work issues half as many instructions, and fewer than a step has. So some
 // elements of A are not broadcast to a register, but by each multiply-add: fewer instructions, but more loads, which
 // are as scarce. And rows are reached from every third one, so that no address takes an instruction of its own.
+//
+// Sums have constant indices by way of templates, and steps are a member: of loops over them, or lambdas, the compiler
+// keeps some in memory (tiles of one register took twice as long).
+template <class E, int MR, int NV, bool Strided>
+class Tile {
+ public:
+  using T = SumOf<E>;
+  FASTGRAD_INLINE Tile(const E* a, int64_t a_row, int64_t a_col, const E* b, int64_t b_row)
+      : a_(a), b_(b), a_col_(a_col), b_row_(b_row), row_bytes_(a_row * int64_t(sizeof(E))) {
+    for (int g = 0; g < kGroups; ++g) group_[g] = reinterpret_cast<const char*>(a) + g * kGroup * row_bytes_;
+    if constexpr (Strided) {  // keeps the compiler from deriving them from each other
+      asm("" : "+r"(row_bytes_));
+#pragma GCC unroll 8
+      for (int g = 0; g < kGroups; ++g) asm("" : "+r"(group_[g]));
+    }
+    clear(Sums());
+  }
+  // One step of k.
+  FASTGRAD_INLINE void step() {
+    add(Rows(), Columns());
+#pragma GCC unroll 8
+    for (int g = 0; g < kGroups; ++g) group_[g] += sizeof(E);
+    a_ += a_col_;
+    b_ += b_row_;
+  }
+  FASTGRAD_INLINE void store(T* c, int64_t c_row, bool accumulate) const { store(c, c_row, accumulate, Sums()); }
+
+ private:
+  using V = Vec<T>;
+  template <int... I>
+  using Ints = std::integer_sequence<int, I...>;
+  using Rows = std::make_integer_sequence<int, MR>;
+  using Columns = std::make_integer_sequence<int, NV>;
+  using Sums = std::make_integer_sequence<int, MR * NV>;
+  static constexpr int kGroup = 3, kGroups = Strided ? (MR + kGroup - 1) / kGroup : 1;
+  static constexpr int kInMemory = NV == 1 ? 1 : Strided ? 2 : 3;  // one in so many elements of A
+
+  template <int... I>
+  FASTGRAD_INLINE void clear(Ints<I...>) {
+    ((sum_[I] = V(T(0))), ...);
+  }
+  template <int... I, int... J>
+  FASTGRAD_INLINE void add(Ints<I...>, Ints<J...> columns) {
+    const Vec<E> row[NV] = {Vec<E>::load(b_ + J * V::size)...};
+    (add_row<I>(element(I), row, columns), ...);
+  }
+  FASTGRAD_INLINE const E* element(int i) const {
+    return Strided ? reinterpret_cast<const E*>(group_[i / kGroup % kGroups] + i % kGroup * row_bytes_) : a_ + i;
+  }
+  template <int I, int... J>
+  FASTGRAD_INLINE void add_row(const E* at, const Vec<E>* row, Ints<J...>) {
+    if constexpr (I % kInMemory == kInMemory - 1) {
+      (add_product(sum_[I * NV + J], at, row[J]), ...);
+    } else {
+      const Vec<E> x(*at);
+      (add_product(sum_[I * NV + J], x, row[J]), ...);
+    }
+  }
+  template <int... I>
+  FASTGRAD_INLINE void store(T* c, int64_t c_row, bool accumulate, Ints<I...>) const {
+    (store(c + I / NV * c_row + I % NV * V::size, accumulate, sum_[I]), ...);
+  }
+  static FASTGRAD_INLINE void store(T* at, bool accumulate, V v) { (accumulate ? V::load(at) + v : v).store(at); }
+
+  const E *a_, *b_;
+  int64_t a_col_, b_row_, row_bytes_;
+  const char* group_[kGroups];
+  V sum_[MR * NV];
+};
+
+// c (+)= a @ b for a tile.
 //
 // With `ahead`, every few steps one spot is fetched into L2: first of the tile's own rows of C, then of that list,
 // whose last entry never ends. Fetched in one burst they would keep the operands' own lines waiting.
 template <class E, int MR, int NV, bool Strided, class T = SumOf<E>>
 void tile_kernel(int64_t k, const E* a, int64_t a_row, int64_t a_col, const E* b, int64_t b_row, T* c, int64_t c_row,
                  bool accumulate, const Touch* ahead) {
-  using V = Vec<T>;
-  constexpr int kGroup = 3, kGroups = Strided ? (MR + kGroup - 1) / kGroup : 1;
-  constexpr int kInMemory = Strided ? 2 : 3;  // one in so many elements of A
-  int64_t row_bytes = a_row * int64_t(sizeof(E));
-  const char* group[kGroups];
-  for (int g = 0; g < kGroups; ++g) group[g] = reinterpret_cast<const char*>(a) + g * kGroup * row_bytes;
-  if constexpr (Strided) {  // keeps the compiler from deriving them from each other
-    asm("" : "+r"(row_bytes));
-#pragma GCC unroll 8
-    for (int g = 0; g < kGroups; ++g) asm("" : "+r"(group[g]));
-  }
-  const auto element = [&](int i) __attribute__((always_inline)) {
-    return Strided ? reinterpret_cast<const E*>(group[i / kGroup % kGroups] + i % kGroup * row_bytes) : a + i;
-  };
-  V sum[MR][NV];
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) sum[i][j] = V(T(0));
-  const auto multiply_add = [&]() __attribute__((always_inline)) {
-    Vec<E> row[NV];
-#pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) row[j] = Vec<E>::load(b + j * V::size);
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) {
-      const bool in_memory = i % kInMemory == kInMemory - 1;
-      const Vec<E> x(*element(i));
-#pragma GCC unroll 8
-      for (int j = 0; j < NV; ++j) {
-        if constexpr (kNumbers<E> == 2)
-          sum[i][j] = dot_pairs(sum[i][j], x, row[j]);
-        else if (in_memory)
-          add_product(sum[i][j], element(i), row[j]);
-        else
-          add_product(sum[i][j], x, row[j]);
-      }
-    }
-#pragma GCC unroll 8
-    for (int g = 0; g < kGroups; ++g) group[g] += sizeof(E);
-    a += a_col;
-    b += b_row;
-  };
+  Tile<E, MR, NV, Strided> tile(a, a_row, a_col, b, b_row);
   if (ahead) {
     Touch touch{reinterpret_cast<const char*>(c), c_row * int64_t(sizeof(T)), MR};
     for (; k >= kTouchEvery; k -= kTouchEvery) {
@@ -172,21 +207,14 @@ void tile_kernel(int64_t k, const E* a, int64_t a_row, int64_t a_col, const E* b
       touch.at += touch.step;
       if (--touch.count == 0) touch = *ahead++;
 #pragma GCC unroll 4
-      for (int s = 0; s < kTouchEvery; ++s) multiply_add();
+      for (int s = 0; s < kTouchEvery; ++s) tile.step();
     }
-    for (; k > 0; --k) multiply_add();
+    for (; k > 0; --k) tile.step();
   } else {
 #pragma GCC unroll 2
-    for (; k > 0; --k) multiply_add();
+    for (; k > 0; --k) tile.step();
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
-#pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) {
-      T* at = c + i * c_row + j * V::size;
-      (accumulate ? V::load(at) + sum[i][j] : sum[i][j]).store(at);
-    }
-  }
+  tile.store(c, c_row, accumulate);
 }
 
 template <class E>
