@@ -306,10 +306,10 @@ bool to_skinny(const Product<S>& g, Skinny<S>& s) {
   return s.b.row == 1 || s.b.col == 1;
 }
 
-// Columns that the engine's tile would have at most one register for, and the k from which on the lanes of a sum of
-// that many are worth adding up.
+// Columns that leave so much of the engine's tile empty, one register wide, that sums in lanes are faster; and the k
+// from which on the lanes of a sum of that many are worth adding up.
 template <class T>
-constexpr int64_t kNarrow = kVecBytes == 64 ? Vec<T>::size : Vec<T>::size / 2;
+constexpr int64_t kNarrow = kVecBytes == 64 ? Vec<T>::size / 4 * 3 : Vec<T>::size / 2;
 constexpr int64_t kDepth = kVecBytes == 64 ? 8 : 16;  // times the number of columns
 
 // Many rows of A, which are the columns here, and few columns of B, which are the rows.
