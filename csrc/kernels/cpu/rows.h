@@ -8,7 +8,8 @@
 // scattered after.
 // Passes: accumulate() over all blocks of a tile of rows, then emit() over all blocks. Rows that are one block are read
 // once; longer ones are read again by emit(). What is known of a row lies in one lane, in both shapes: along, a tile is
-// as many rows as fit a part of L1, and a register of them is reduced at once.
+// as many rows as fit a part of L1, and a register of them is reduced at once. A formula with little to compute takes
+// rows in place one at a time instead, by row(): no tile, no buffers.
 // Numerics: shapes and blocks depend on the arguments only, and lanes do the same arithmetic wherever they lie.
 // Parallel: the rows are cut in pieces that do not depend on the number of threads; what a formula sums over rows it
 // sums per piece, and the pieces are combined in order.
