@@ -108,7 +108,8 @@ CASES = [
     ),
     product((512, 512, 512), "NN", AT_PEAK, quick=True, scaling=SQUARES),
     *(product((777, 333, 555), layout, AHEAD, quick=layout == "TN") for layout in LAYOUTS),
-    *(product((n, n, n)) for n in (8, 16, 32)),
+    *(product((n, n, n)) for n in (8, 16, 32, 48)),
+    *(product((1000, n, n)) for n in (16, 24, 48)),  # columns that do not fill a tile
     # Skinny ones.
     product((759, 8, 1)),
     *(product((m, k, 10), layout) for m, k in ((256, 512), (1000, 784)) for layout in ("NN", "NT")),  # few columns
