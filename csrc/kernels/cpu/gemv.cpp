@@ -194,11 +194,9 @@ void add_narrow_rows(int64_t columns, int64_t k, const T* x, const S* b, int64_t
     for (int r = 0; r < 8; ++r) acc[r] = fma(V(x[p + r]), load_as<T>(b + r * b_row, columns), acc[r]);
   }
   for (; p < k; ++p, b += b_row) acc[0] = fma(V(x[p]), load_as<T>(b, columns), acc[0]);
-#pragma GCC unroll 4
-  for (int step = 1; step < 8; step *= 2)
-#pragma GCC unroll 8
-    for (int r = 0; r < 8; r += 2 * step) acc[r] = acc[r] + acc[r + step];
-  store_first(acc[0], sums, columns);
+  // Not a loop over halves: acc would lie in memory.
+  const V low = (acc[0] + acc[1]) + (acc[2] + acc[3]), high = (acc[4] + acc[5]) + (acc[6] + acc[7]);
+  store_first(low + high, sums, columns);
 }
 
 // The sums of columns [j0, j0 + columns) over a piece of k.
