@@ -208,7 +208,10 @@ struct ColumnSource {
     }
     for (; i + kAccumulators <= n; i += kAccumulators)
       for (int way = 0; way < kAccumulators; ++way) add(way, i + way);
-    for (int way = 0; i < n; ++i, ++way) add(way, i);
+    // One by one: of a loop over the rest the sums would lie in memory, in the loop before it, too.
+    if (i < n) add(0, i);
+    if (i + 1 < n) add(1, i + 1);
+    if (i + 2 < n) add(2, i + 2);
     math::Tuple<V, N> result;
     for (int k = 0; k < N; ++k) result.item[k] = op(op(sum[0][k], sum[1][k]), op(sum[2][k], sum[3][k]));
     return result;
