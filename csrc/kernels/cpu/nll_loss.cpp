@@ -94,21 +94,17 @@ void nll_loss_backward_filled(const RowsArgs& a) {
   const bool streamed = a.rows * a.n * item >= kStreamFrom;
   parallel_for(0, ceil_div(a.rows, piece), 1, [&](int64_t begin, int64_t end) {
     alignas(64) char zeros[kZeros], stored[kTileRows * sizeof(T)];
-    alignas(64) T value[kTileRows];
     std::memset(zeros, 0, sizeof zeros);
     StreamWriter writer;
-    const RowGradient<T> gradient(a);
-    RowClasses<T> classes;
+    NllLossBackward<T> f(a, weights.get());
     RowTile tile;
     const int64_t last = smaller(end * piece, a.rows);
     for (int64_t r = begin * piece; r < last; r += tile.rows) {
       tile.locate(a, r, int(smaller(last - r, kTileRows)), true);
-      classes.read(tile, weights.get());
-      gradient.load(tile, value);
-      for (int lane = 0; lane < tile.rows; ++lane) value[lane] *= -classes.weight.value[lane];
-      store_run<T>(out.dtype, value, stored, item, tile.rows);
+      f.begin(tile);
+      store_run<T>(out.dtype, f.value, stored, item, tile.rows);
       const auto fill = [&]<class Item>(Item) {
-        fill_rows(tile.run[0].base[kGradInput], tile, classes.index, reinterpret_cast<const Item*>(stored),
+        fill_rows(tile.run[0].base[kGradInput], tile, f.classes.index, reinterpret_cast<const Item*>(stored),
                   reinterpret_cast<Item*>(zeros), streamed ? &writer : nullptr);
       };
       item == 2 ? fill(uint16_t()) : item == 4 ? fill(uint32_t()) : fill(uint64_t());
