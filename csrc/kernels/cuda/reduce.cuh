@@ -9,8 +9,8 @@
 // no atomics: the same bits every time.
 #pragma once
 #include "../math/arithmetic.h"
-#include "../math/reductions.h"
 #include "map.cuh"
+#include "reduce_partial.cuh"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
@@ -25,9 +25,6 @@ struct ReducePlan {
   WideDivider kept_shape[kMaxDims], reduced_shape[kMaxDims];
 };
 
-template <class T>
-using wide_t = std::conditional_t<std::is_integral_v<T>, int64_t, double>;
-
 // The byte offset of element i of a shape.
 __device__ __forceinline__ int64_t offset_of(int64_t i, int dims, const WideDivider* shape, const int64_t* strides) {
   int64_t offset = 0;
@@ -39,107 +36,6 @@ __device__ __forceinline__ int64_t offset_of(int64_t i, int dims, const WideDivi
   }
   return offset;
 }
-
-// Up to N elements of one result in registers.
-template <class V, int N>
-struct RegisterSource {
-  using Value = V;
-  static constexpr bool kLanesTogether = true;
-  const V (&x)[N];
-  int valid;
-
-  __device__ __forceinline__ int64_t count() const { return valid; }
-  // The index of the first element for which it holds.
-  template <class Matches>
-  __device__ __forceinline__ V find(V, Matches matches) const {
-    int found = 0;
-#pragma unroll
-    for (int i = N - 1; i >= 0; --i) found = matches(x[i]) ? i : found;
-    return V(found);
-  }
-  template <int Fields, class Map, class Op>
-  __device__ __forceinline__ math::Tuple<V, Fields> reduce(V init, V fill, Map map, Op op) const {
-    math::Tuple<V, Fields> sum[2];
-#pragma unroll
-    for (int k = 0; k < Fields; ++k) sum[0].item[k] = sum[1].item[k] = init;
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      const math::Tuple<V, Fields> y = map(i < valid ? x[i] : fill);
-#pragma unroll
-      for (int k = 0; k < Fields; ++k) sum[i % 2].item[k] = op(sum[i % 2].item[k], y.item[k]);
-    }
-#pragma unroll
-    for (int k = 0; k < Fields; ++k) sum[0].item[k] = op(sum[0].item[k], sum[1].item[k]);
-    return sum[0];
-  }
-};
-
-// A partial result. That of no elements changes nothing it is merged with.
-template <class W, class Reducer>
-class Partial {
- public:
-  static constexpr bool kCounts = std::is_base_of_v<math::Moments, Reducer>;  // merging weighs by numbers of elements
-  static constexpr bool kLargest = std::is_base_of_v<math::ExtremeIndex<true>, Reducer>;
-  static constexpr bool kIndexed = kLargest || std::is_base_of_v<math::ExtremeIndex<false>, Reducer>;
-  static constexpr int kFields = Reducer::fields, kItems = kFields + (kCounts ? 1 : 0);
-  using Fields = math::Tuple<W, kFields>;
-
-  Partial() = default;
-  __device__ __forceinline__ Partial(const Fields& fields, int64_t count) {
-#pragma unroll
-    for (int k = 0; k < kFields; ++k) item_[k] = fields.item[k];
-    if constexpr (kCounts) item_[kFields] = W(count);
-  }
-  static __device__ __forceinline__ Partial none() {
-    if constexpr (kCounts) {
-      return {Fields{}, 0};
-    } else if constexpr (kIndexed) {
-      return {Fields{{math::worst<kLargest, W>(), W(int64_t(1) << 62)}}, 0};  // behind any index
-    } else {
-      const W nothing[1] = {};
-      return {Reducer::widen(Reducer::block(RegisterSource<W, 1>{nothing, 0}), 0.0, 0), 0};
-    }
-  }
-  __device__ __forceinline__ Fields fields() const {
-    Fields r;
-#pragma unroll
-    for (int k = 0; k < kFields; ++k) r.item[k] = item_[k];
-    return r;
-  }
-
-  // Of two results the one with the lower index is the first: then ties go where they should, whatever the order here.
-  __device__ __forceinline__ void merge(const Partial& other) {
-    if constexpr (kCounts) {
-      const W mine = item_[kFields], theirs = other.item_[kFields];
-      if (theirs == 0) return;
-      if (mine == 0)
-        *this = other;
-      else
-        *this = {Reducer::merge(fields(), other.fields(), mine, theirs), int64_t(mine + theirs)};
-    } else if constexpr (kIndexed) {
-      // Field by field: of two tuples one is selected by its address, in local memory.
-      const bool first = item_[1] < other.item_[1];
-      Fields a, b;
-#pragma unroll
-      for (int k = 0; k < kFields; ++k) {
-        a.item[k] = first ? item_[k] : other.item_[k];
-        b.item[k] = first ? other.item_[k] : item_[k];
-      }
-      *this = {Reducer::merge(a, b, 0.0, 0.0), 0};
-    } else {
-      *this = {Reducer::merge(fields(), other.fields(), 0.0, 0.0), 0};
-    }
-  }
-  __device__ __forceinline__ Partial down(int lanes, int width) const {
-    Partial r;
-#pragma unroll
-    for (int k = 0; k < kItems; ++k) r.item_[k] = __shfl_down_sync(kFullWarp, item_[k], unsigned(lanes), width);
-    return r;
-  }
-
- private:
-  W item_[kItems];
-};
 
 // A step of a thread: N elements of an input, of which `valid` exist; what is past them counts as 1.
 template <class A, int N>
@@ -221,9 +117,29 @@ __device__ __forceinline__ void merge_threads(State& state, int lane, int lanes,
   }
 }
 
-template <class W, class Reducer>
-__device__ __forceinline__ void store_result(const ReducePlan& p, int64_t kept, const Partial<W, Reducer>& partial) {
-  const auto result = Reducer::finish(partial.fields(), double(p.args.reduced), p.args.parameter);
+// The first element of a result, which means of double are measured from: rounded, they would be off by the magnitude
+// of the elements, and not of their deviation. Those of float are double anyway.
+template <class A, class Reducer>
+constexpr bool kCentered = Partial<wide_t<A>, Reducer>::kCounts && sizeof(A) == 8;
+template <class A, class Reducer>
+__device__ __forceinline__ A center_of(const ReducePlan& p, int64_t kept) {
+  A first[1] = {};
+  if constexpr (kCentered<A, Reducer>) {
+    const auto& in = p.args.in[0];
+    const char* const from = static_cast<const char*>(in.data);
+    if (p.args.reduced > 0)
+      Step<A, 1>{1}.load(first, in.dtype, from + offset_of(kept, p.args.kept_dims, p.kept_shape, in.kept_strides), 0);
+    if (!(first[0] - first[0] == 0)) first[0] = 0;  // not finite
+  }
+  return first[0];
+}
+
+template <class A, class Reducer>
+__device__ __forceinline__ void store_result(const ReducePlan& p, int64_t kept,
+                                             const Partial<wide_t<A>, Reducer>& partial, A center) {
+  auto fields = partial.fields();
+  if constexpr (kCentered<A, Reducer>) fields.item[0] += center;
+  const auto result = Reducer::finish(fields, double(p.args.reduced), p.args.parameter);
 #pragma unroll
   for (int o = 0; o < Reducer::outputs; ++o) {
     if (o >= p.args.outputs) continue;
@@ -249,7 +165,9 @@ __global__ void __launch_bounds__(kReduceThreads, sizeof(A) == 4 ? 3 : 1)
   const int64_t end = begin + p.split < p.args.reduced ? begin + p.split : p.args.reduced;
 
   State state = State::none();
+  A center = 0;
   if (kept < p.args.kept) {
+    center = center_of<A, Reducer>(p, kept);
     const int pack = 1 << p.pack_bits;
     const char* from[kInputs];  // the thread's first item of a step
 #pragma unroll
@@ -294,7 +212,10 @@ __global__ void __launch_bounds__(kReduceThreads, sizeof(A) == 4 ? 3 : 1)
       }
       A y[N];
 #pragma unroll
-      for (int i = 0; i < N; ++i) y[i] = i < step.valid ? f(x[I][i]...) : y[0];
+      for (int i = 0; i < N; ++i) {
+        y[i] = i < step.valid ? f(x[I][i]...) : y[0];
+        if constexpr (kCentered<A, Reducer>) y[i] -= i < step.valid ? center : A(0);
+      }
       const auto block = Reducer::block(RegisterSource<A, N>{y, step.valid});
       math::Tuple<W, Reducer::partials> wide;
 #pragma unroll
@@ -305,7 +226,7 @@ __global__ void __launch_bounds__(kReduceThreads, sizeof(A) == 4 ? 3 : 1)
   }
   merge_threads(state, lane, lanes, p.inner, p.lanes_kept);
   if (lane != 0 || kept >= p.args.kept) return;
-  if (p.splits == 1) return store_result(p, kept, state);
+  if (p.splits == 1) return store_result<A, Reducer>(p, kept, state, center);
   const auto fields = state.fields();
   W* const to = static_cast<W*>(p.args.workspace) + blockIdx.y * p.args.kept + kept;
 #pragma unroll
@@ -341,7 +262,7 @@ __global__ void __launch_bounds__(kReduceThreads) reduce_second(const __grid_con
     }
   }
   merge_threads(state, lane, lanes, true, 1);
-  if (lane == 0 && kept < p.args.kept) store_result(p, kept, state);
+  if (lane == 0 && kept < p.args.kept) store_result<A, Reducer>(p, kept, state, center_of<A, Reducer>(p, kept));
 }
 
 // What float32 is reduced in: a product's roundings add up, so it is formed in double.
