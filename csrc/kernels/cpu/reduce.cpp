@@ -144,7 +144,14 @@ struct Driver {
       run(&gradient);
       writer->written(at, n, parts);
     };
-    for (; !blocks.ordered && end - at >= window && adjacent(j, j + 1, at, window, in, step); at += window)
+    while (blocks.folds && end - at > kRun) {
+      n = smaller(end - at, reduced_of(a, a.in[0].reduced_strides).run(at, end - at));
+      if (n <= kRun || !adjacent(j, j + 1, at, n, in, step)) break;
+      run_in_place(in, step, 1, n, 0, 0, formula, nullptr, state, pitch, at - begin, at);
+      at += n;
+    }
+    const bool windows = a.inputs > 1 && a.inputs * a.reduced * size_of(stored) > kFarBytes;
+    for (; windows && end - at >= window && adjacent(j, j + 1, at, window, in, step); at += window)
       for (int64_t done = 0; done < apart; done += n) {
         n = most() / kParts;
         run(at + done, n, kParts, [&](const RunGradient<T>* gradient) {

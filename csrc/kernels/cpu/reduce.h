@@ -6,17 +6,14 @@
 // (reduce_sources.h). The driver (reduce.cpp, compiled once per ISA) chooses the kind, gathers what is strided or of
 // another dtype, and cuts the work (reduce_plan.h); so "full", "inner" and "outer" reductions are its business alone.
 // Numerics: a block is reduced in the compute type with several accumulators; blocks are merged in double (int64 for
-// integers), see math/reductions.h. Parallel: the index space is cut in pieces that depend on the shape only, and their
-// results are merged in order.
+// integers), see math/reductions.h. A long run that is folded is one block, whose accumulators go to lanes of double.
+// Parallel: the index space is cut in pieces that depend on the shape only, and their results are merged in order.
 #pragma once
 #include "map.h"
 #include "reduce_sources.h"
 #include "transpose.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
-
-template <class T>
-using wide_t = std::conditional_t<std::is_integral_v<T>, int64_t, double>;
 
 // What the driver calls. A result is `fields` wide numbers, field f of result j at state[f * pitch + j].
 // `before` elements are in the result already (0: it is not set yet), `first` is the index of the block's first one.
@@ -26,6 +23,7 @@ struct ReduceBlocks {
   int fields, outputs;
   bool ordered;       // whether elements must come in ascending order
   bool gradient;      // whether a run has one
+  bool folds;         // whether a run in place may be of any length
   int64_t short_row;  // elements of a result below which these are columns, however they lie
   // Of `results` adjacent results, each n elements, step[k] elements on in input k. If `apart` is not 0, the elements
   // are four equal parts, whole registers, so many elements from one to the next. `ahead` elements behind each input
@@ -53,18 +51,6 @@ FASTGRAD_INLINE math::Tuple<Vec<W>, N> load_fields(const W* state, int64_t pitch
   for (int f = 0; f < N; ++f) r.item[f] = Vec<W>::load(state + f * pitch);
   return r;
 }
-// Lanes [h, h + Vec<W>::size) of x.
-template <class W, class T>
-FASTGRAD_INLINE Vec<W> widen_lanes(Vec<T> x, int h) {
-  if constexpr (std::is_same_v<T, W>) {
-    return x;
-  } else {
-    typedef T Half __attribute__((vector_size(kVecBytes / 2)));
-    Half half;
-    std::memcpy(&half, reinterpret_cast<const char*>(&x) + h * sizeof(T), sizeof half);
-    return __builtin_convertvector(half, typename Vec<W>::Register);
-  }
-}
 template <class V, int N>
 FASTGRAD_INLINE void store_fields(math::Tuple<V, N> x, math::scalar_t<V>* state, int64_t pitch) {
   for (int f = 0; f < N; ++f) {
@@ -82,6 +68,10 @@ concept Folds = requires { typename Reducer::Operation; };
 template <class Reducer, class T>
 constexpr int64_t kShortRow = Folds<Reducer> && Vec<T>::size > 4 ? Vec<T>::size : 64;
 
+// Whether runs in place may be longer than a block.
+template <class Reducer, class Formula>
+constexpr bool kMayBeLong = Folds<Reducer> && std::is_same_v<Formula, Identity>;
+
 template <class T, class S, class Reducer, class Formula, class Gradient, size_t... I>
 void reduce_results(const void* const* in, const int64_t* step, int64_t results, int64_t n, int64_t apart,
                     int64_t ahead, const void* formula, const Gradient& gradient, wide_t<T>* state, int64_t pitch,
@@ -97,9 +87,9 @@ void reduce_results(const void* const* in, const int64_t* step, int64_t results,
 #pragma GCC unroll 16
         for (int r = 0; r < V::size; ++r) {
           const S* const at[] = {static_cast<const S*>(in[I]) + (j + r) * step[I]...};
-          row[r] =
-              Reducer::block(RunSource<false, S, Gradient, T, Formula, I...>{at, length, apart, ahead, f, gradient})
-                  .item[0];
+          row[r] = Reducer::block(
+                       RunSource<Lanes::apart, S, Gradient, T, Formula, I...>{at, length, apart, ahead, f, gradient})
+                       .item[0];
         }
         const V folded = reduce_each<V::size / 2>(row, typename Reducer::Operation());
         for (int h = 0; h < V::size; h += Vec<W>::size) widen_lanes<W>(folded, h).store(state + j + h);
@@ -112,9 +102,15 @@ void reduce_results(const void* const* in, const int64_t* step, int64_t results,
   }
   for (; j < results; ++j) {
     const S* const at[] = {static_cast<const S*>(in[I]) + j * step[I]...};
-    const auto block = Reducer::block(RunSource<true, S, Gradient, T, Formula, I...>{at, n, apart, ahead, f, gradient});
     math::Tuple<W, Reducer::partials> partial;
-    for (int k = 0; k < Reducer::partials; ++k) partial.item[k] = W(block.item[k].v[0]);
+    const auto reduce = [&]<Lanes L>(std::integral_constant<Lanes, L>) __attribute__((always_inline)) {
+      const auto block = Reducer::block(RunSource<L, S, Gradient, T, Formula, I...>{at, n, apart, ahead, f, gradient});
+      for (int k = 0; k < Reducer::partials; ++k) partial.item[k] = W(block.item[k].v[0]);
+    };
+    if (kMayBeLong<Reducer, Formula> && n > kRun)
+      reduce(std::integral_constant<Lanes, kMayBeLong<Reducer, Formula> ? Lanes::widened : Lanes::combined>());
+    else
+      reduce(std::integral_constant<Lanes, Lanes::combined>());
     auto result = Reducer::widen(partial, double(n), first);
     if (before > 0) {
       decltype(result) old;
@@ -191,6 +187,7 @@ Status reduce_typed(const ReduceArgs& args) {
                                              Reducer::outputs,
                                              Reducer::ordered,
                                              !std::is_same_v<Gradient, NoGradient>,
+                                             kMayBeLong<Reducer, Formula>,
                                              kShortRow<Reducer, T>,
                                              &reduce_run<T, T, Reducer, Formula, Gradient, I...>,
                                              widening_run<T, bf16, Reducer, Formula, I...>(),

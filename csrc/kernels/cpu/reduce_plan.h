@@ -6,11 +6,11 @@
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
-constexpr int64_t kRun = 4096;      // elements of a run: its block stays in L1 for a second pass
 constexpr int64_t kLossRun = 2048;  // of a formula with a gradient, which reads several inputs and writes besides
-// A long run is read in windows, in four places at once: they are on different pages, and the hardware fetches ahead
-// within a page only.
-constexpr int64_t kWindowBytes = 1 << 18, kParts = 4;
+// Long runs of several inputs are read in windows, in four places at once: they are on different pages, and the
+// hardware fetches ahead within a page only. One input is read as fast in one go, and on huge pages faster; so is what
+// L2 holds.
+constexpr int64_t kWindowBytes = 1 << 18, kParts = 4, kFarBytes = 1 << 20;
 constexpr int64_t kTileBytes = 2048;  // of a row of columns that is gathered
 constexpr int64_t kWideTile = 8192;   // in place: enough that the hardware fetches ahead
 constexpr int64_t kTileRows = kColumnRows;

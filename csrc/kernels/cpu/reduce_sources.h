@@ -53,17 +53,53 @@ struct Identity {
   }
 };
 
+template <class T>
+using wide_t = std::conditional_t<std::is_integral_v<T>, int64_t, double>;
+
+// Lanes [h, h + Vec<W>::size) of x.
+template <class W, class T>
+FASTGRAD_INLINE Vec<W> widen_lanes(Vec<T> x, int h) {
+  if constexpr (std::is_same_v<T, W>) {
+    return x;
+  } else {
+    typedef T Half __attribute__((vector_size(kVecBytes / 2)));
+    Half half;
+    std::memcpy(&half, reinterpret_cast<const char*>(&x) + h * sizeof(T), sizeof half);
+    return __builtin_convertvector(half, typename Vec<W>::Register);
+  }
+}
+constexpr int64_t kRun = 4096;  // elements of a run that is a block: it stays in L1 for a second pass
 constexpr int kFewRegisters = 8, kSampledRegisters = 5;
 constexpr int64_t kLongBytes = 8192;  // of a run that hardly lies in L1
 // Rows of columns reduced before the results are touched. Unrolled where a register is a line: what a load reads goes
 // on along one row, as the hardware foresees.
 constexpr int kColumnRows = 16;
 
-// The elements of one result: the lanes hold different ones, and are combined at the end if they are `Combined`.
-template <bool Combined, class S, class Gradient, class T, class Formula, size_t... I>
+// What becomes of the lanes of a run: they stay apart (the runs of several results are combined together), they are
+// combined, or every few steps widened, and combined at the end: then a run may be of any length.
+enum class Lanes { apart, combined, widened };
+
+// The elements of one result: the lanes hold different ones.
+template <Lanes L, class S, class Gradient, class T, class Formula, size_t... I>
 struct RunSource {
   using Value = Vec<T>;
   using V = Value;
+  using W = std::conditional_t<L == Lanes::widened, wide_t<T>, T>;
+  struct Total {
+    static constexpr int kParts = V::size / Vec<W>::size;
+    Vec<W> part[kParts];
+    FASTGRAD_INLINE void set(V x) {
+      for (int h = 0; h < kParts; ++h) part[h] = widen_lanes<W>(x, h * Vec<W>::size);
+    }
+    FASTGRAD_INLINE void add(V x, auto op) {
+      for (int h = 0; h < kParts; ++h) part[h] = op(part[h], widen_lanes<W>(x, h * Vec<W>::size));
+    }
+    FASTGRAD_INLINE Vec<W> together(auto op) const {
+      Vec<W> all = part[0];
+      for (int h = 1; h < kParts; ++h) all = op(all, part[h]);
+      return L == Lanes::apart ? all : Vec<W>(reduce_lanes(all, op));
+    }
+  };
   static constexpr bool kLanesTogether = true;
   const S* const* in;
   int64_t n, apart, ahead;
@@ -99,13 +135,14 @@ struct RunSource {
   }
 
   template <int N, class Map, class Op>
-  FASTGRAD_INLINE math::Tuple<V, N> reduce(V init, V fill, Map map, Op op) const {
+  FASTGRAD_INLINE math::Tuple<Vec<W>, N> reduce(V init, V fill, Map map, Op op) const {
     // Several accumulators hide the latency. Emptying them every few steps keeps the chains of roundings short.
-    constexpr int kAccumulators = 4, kSteps = V::size > 8 ? 8 : 16;
+    constexpr int kAccumulators = 4, kSteps = V::size > 8 && L != Lanes::widened ? 8 : 16;
     // Arithmetic keeps the loads waiting, so memory would idle; a bare sum or maximum does not.
     constexpr bool kFetches = !std::is_same_v<Formula, Identity> || !requires { Map::light; };
     constexpr bool kHalves = kMayLoadHalves<T, S, Formula>;
-    V total[N], sum[kAccumulators][N];
+    Total total[N];
+    V sum[kAccumulators][N];
     const auto clear = [&] {
       for (auto& a : sum)
         for (V& x : a) x = init;
@@ -115,17 +152,23 @@ struct RunSource {
       for (int k = 0; k < N; ++k) to[k] = op(to[k], y.item[k]);
     };
     const auto empty = [&] {
-      for (int k = 0; k < N; ++k) total[k] = op(total[k], op(op(sum[0][k], sum[1][k]), op(sum[2][k], sum[3][k])));
+      for (int k = 0; k < N; ++k) total[k].add(op(op(sum[0][k], sum[1][k]), op(sum[2][k], sum[3][k])), op);
       clear();
     };
-    for (V& x : total) x = init;
+    const auto together = [&] {
+      math::Tuple<Vec<W>, N> result;
+      for (int k = 0; k < N; ++k) result.item[k] = total[k].together(op);
+      return result;
+    };
+    for (Total& x : total) x.set(init);
+    clear();
     if (n < kFewRegisters * V::size) {  // one accumulator will do
       int64_t i = 0;
-      for (; i + V::size <= n; i += V::size) add(total, at(i));
-      if (i < n) add(total, tail(i, fill));
-      return together(total, op);
+      for (; i + V::size <= n; i += V::size) add(sum[0], at(i));
+      if (i < n) add(sum[0], tail(i, fill));
+      for (int k = 0; k < N; ++k) total[k].set(sum[0][k]);
+      return together();
     }
-    clear();
     const int64_t even = n / (kAccumulators * V::size) * V::size;  // of each accumulator
     const int64_t part = apart ? apart : int64_t(V::size), stride = apart ? V::size : kAccumulators * V::size;
     const int64_t end = apart ? even : kAccumulators * even;
@@ -147,18 +190,12 @@ struct RunSource {
       loop(std::bool_constant<kHalves>());
     else
       loop(std::false_type());
-    if (apart) return together(total, op);
+    if (apart) return together();
     int64_t i = kAccumulators * even;
     for (; i + V::size <= n; i += V::size) add(sum[0], at(i));
     if (i < n) add(sum[1], tail(i, fill));
     empty();
-    return together(total, op);
-  }
-  template <int N, class Op>
-  static FASTGRAD_INLINE math::Tuple<V, N> together(const V (&total)[N], Op op) {
-    math::Tuple<V, N> result;
-    for (int k = 0; k < N; ++k) result.item[k] = Combined ? V(reduce_lanes(total[k], op)) : total[k];
-    return result;
+    return together();
   }
 
   // The index of the first element for which `matches` holds; there is one.
