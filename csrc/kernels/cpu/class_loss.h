@@ -88,13 +88,13 @@ struct RowClasses {
   int64_t index[kTileRows];    // -1 where the row has none: it is ignored, or its class is out of bounds
   RowState<T> number;          // index, for comparisons in the lanes: exact as long as there are few classes
   RowState<T> counts, weight;  // 0 where ignored; of the class, 1 out of bounds
-  bool all_within;             // bounds, but for rows ignored
+  bool all_within, all_own;    // in bounds, but for rows ignored; no index is -1
 
   FASTGRAD_INLINE void read(const RowTile& tile, const T* weights) {
     const int64_t ignore = tile.args->parameter[0].integer, n = tile.args->n;
     const int rows = tile.rows;
     load_rows<int64_t>(tile, kTarget, 0, index);
-    int64_t outside = 0;
+    int64_t outside = 0, none = 0;
     for (int lane = 0; lane < rows; ++lane) {
       const int64_t c = index[lane];
       const bool ignored = c == ignore, within = (c >= 0) & (c < n);
@@ -102,8 +102,9 @@ struct RowClasses {
       number.value[lane] = T(index[lane]);
       counts.value[lane] = ignored ? T(0) : T(1);
       outside |= !(within | ignored);
+      none |= !within | ignored;
     }
-    all_within = !outside;
+    all_within = !outside, all_own = !none;
     if (weights)
       for (int lane = 0; lane < rows; ++lane)
         weight.value[lane] = index[lane] >= 0 ? weights[index[lane]] : counts.value[lane];
@@ -218,23 +219,26 @@ struct ClassLossSums : RowFormula<T> {
     const auto& o = args.operand[kLogits];
     const int64_t row = o.row_strides[0], element = o.element_stride;
     // Each lies in a line, or a page, of its own: without branches, and few instructions apart, many are on their way.
-    const auto gather = [&](auto load) __attribute__((always_inline)) {
+    const auto gather = [&]<bool All>(std::bool_constant<All>, auto load) __attribute__((always_inline)) {
       for (int r = 0; r < tile.runs; ++r) {
         const auto& run = tile.run[r];
         const char* at = run.base[kLogits];
         for (int lane = run.lane; lane < run.lane + run.count; ++lane, at += row) {
           const int64_t c = classes.index[lane];
-          const T x = load(at + (c < 0 ? 0 : c) * element);
-          logit[lane] = c < 0 ? T(__builtin_nan("")) : x;
+          const T x = load(at + (All || c >= 0 ? c : 0) * element);
+          logit[lane] = All || c >= 0 ? x : T(__builtin_nan(""));
         }
       }
     };
+    const auto in_place = [](const char* p) { return *reinterpret_cast<const T*>(p); };
     if (args.n == 0)
       for (int lane = 0; lane < tile.rows; ++lane) logit[lane] = T(__builtin_nan(""));
-    else if (o.dtype == dtype_of<T>)
-      gather([](const char* p) { return *reinterpret_cast<const T*>(p); });
+    else if (o.dtype != dtype_of<T>)
+      gather(std::false_type(), [&](const char* p) { return load_one<T>(args, kLogits, p); });
+    else if (classes.all_own)
+      gather(std::true_type(), in_place);
     else
-      gather([&](const char* p) { return load_one<T>(args, kLogits, p); });
+      gather(std::false_type(), in_place);
   }
 };
 
