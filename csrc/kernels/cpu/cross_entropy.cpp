@@ -121,7 +121,7 @@ struct CrossEntropy : ClassLossSums<T> {
   using Base::weights;
   static constexpr bool accumulates = true;
   static constexpr RowStreams streams = {Probabilities ? 2 : 1, 0, {kLogits, kTarget}};
-  static constexpr int64_t along_block = 1 << 14;
+  static constexpr int64_t along_block = kRowInCache;
   Smoothing<T> smoothing;
   bool sums_all;  // whether sum(q) and sum(q (x - maximum)) are needed
   RowState<T> max, sum, sum_q, sum_q_x;

@@ -39,8 +39,14 @@ struct RowView {
   int64_t step, lead;
 };
 
-// A row, or across a register of rows, of `Streams` streams. The first `Inputs` are of type S in memory.
-template <class T, bool Across, int Streams, class S = T, int Inputs = 0>
+// Elements of a row in T that are reduced in a chain of roundings: of longer ones the accumulators are emptied so
+// often.
+template <class T>
+constexpr int64_t kChain = 256 * Vec<T>::size;
+
+// A row, or across a register of rows, of `Streams` streams. The first `Inputs` are of type S in memory. `Long`: it may
+// be more than a chain.
+template <class T, bool Across, int Streams, class S = T, int Inputs = 0, bool Long = false>
 struct RowBlock {
   using V = Vec<T>;
   static constexpr bool rows_in_lanes = Across, streamed = false;
@@ -97,21 +103,30 @@ struct RowBlock {
   FASTGRAD_INLINE V shared(const T* p, Whole s) const { return Across ? V(p[begin + s.i]) : V::load(p + begin + s.i); }
   FASTGRAD_INLINE V shared(const T* p, Part s) const { return V::load(p + begin + s.i, s.count); }
 
-  // combine over term(step), with independent accumulators to hide latency.
+  // combine over term(step), with independent accumulators to hide latency; `init` changes nothing.
   template <class Term, class Combine>
   FASTGRAD_INLINE V reduce(V init, const Term& term, const Combine& combine) const {
     constexpr int ways = 4;
     constexpr int64_t step = Across ? 1 : V::size;
-    V acc[ways];
+    V acc[ways], total = init;
     for (V& v : acc) v = init;
     int64_t i = 0;
     if constexpr (!Across)  // first, so that the whole registers hide its latency
       if (const int64_t rest = n % V::size; rest > 0) acc[0] = combine(acc[0], term(Part{n - rest, rest}));
+    const auto together = [&] { return combine(combine(acc[0], acc[1]), combine(acc[2], acc[3])); };
+    if constexpr (Long)
+      while (n - i > kChain<T>) {
+        for (const int64_t end = i + kChain<T>; i < end; i += ways * step)
+          for (int w = 0; w < ways; ++w) acc[w] = combine(acc[w], term(Whole{i + w * step}));
+        total = combine(total, together());
+        for (V& v : acc) v = init;
+      }
     const bool several = n >= ways * step;
     for (; i + ways * step <= n; i += ways * step)
       for (int w = 0; w < ways; ++w) acc[w] = combine(acc[w], term(Whole{i + w * step}));
     for (; i + step <= n; i += step) acc[0] = combine(acc[0], term(Whole{i}));
-    return several ? combine(combine(acc[0], acc[1]), combine(acc[2], acc[3])) : acc[0];
+    if constexpr (Long) return combine(total, together());
+    return several ? together() : acc[0];
   }
 };
 

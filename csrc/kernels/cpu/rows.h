@@ -22,6 +22,7 @@
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
 constexpr int kMaxPieces = 1024;
+constexpr int64_t kRowInCache = 1 << 20;  // bytes of a row whose passes find it in a cache: its exponentials are kept
 constexpr int64_t kStreamedAtOnce = 512;  // elements; a multiple of every register's lanes
 
 // How the engine cuts the work; computed once a call.
@@ -125,11 +126,11 @@ struct RowFormula {
 template <class F>
 concept Accumulates = requires { F::accumulates; };
 
-template <class T, bool Across, class S, class Formula>
+template <class T, bool Across, class S, bool Long, class Formula>
 FASTGRAD_INLINE void rows_tile(const RowsPlan& plan, RowBuffers<T>& buffers, const RowTile& tile, int64_t n,
                                Formula& f) {
   constexpr RowStreams streams = Formula::streams;
-  using B = RowBlock<T, Across, streams.inputs + streams.outputs, S, std::is_same_v<S, T> ? 0 : streams.inputs>;
+  using B = RowBlock<T, Across, streams.inputs + streams.outputs, S, std::is_same_v<S, T> ? 0 : streams.inputs, Long>;
   RowView view[kMaxStreams] = {};
   [[maybe_unused]] const auto load = [&](int64_t begin, bool again, bool split) {
     const int64_t length = n - begin < plan.block ? n - begin : plan.block;
@@ -167,7 +168,7 @@ FASTGRAD_INLINE void rows_tile(const RowsPlan& plan, RowBuffers<T>& buffers, con
   }
 }
 
-template <class T, bool Across, class S, class Formula, class Shared>
+template <class T, bool Across, class S, bool Long, class Formula, class Shared>
 void rows_pieces(const RowsArgs& a, const RowsPlan& plan, int64_t begin, int64_t end, Shared* shared) {
   constexpr bool one_run = !Across && Formula::streams.inputs + Formula::streams.outputs > 0;
   RowBuffers<T> buffers(a, Formula::streams, plan);
@@ -179,16 +180,16 @@ void rows_pieces(const RowsArgs& a, const RowsPlan& plan, int64_t begin, int64_t
     const int64_t last = first + plan.piece_rows < a.rows ? first + plan.piece_rows : a.rows;
     for (int64_t r = first; r < last; r += tile.rows) {
       tile.locate(a, r, int(last - r < plan.tile_rows ? last - r : plan.tile_rows), one_run);
-      rows_tile<T, Across, S>(plan, buffers, tile, a.n, f);
+      rows_tile<T, Across, S, Long>(plan, buffers, tile, a.n, f);
     }
     f.end_piece(piece);
   }
 }
 
-template <class T, class S, bool Streamed, bool Fetches, class Formula>
+template <class T, class S, bool Long, bool Streamed, bool Fetches, class Formula>
 void rows_in_place(const RowsArgs& a, const RowsPlan& plan, int64_t begin, int64_t end) {
   constexpr int count = Formula::streams.inputs + Formula::streams.outputs;
-  using B = RowBlock<T, false, count, S, std::is_same_v<S, T> ? 0 : count>;
+  using B = RowBlock<T, false, count, S, std::is_same_v<S, T> ? 0 : count, Long>;
   RowTile tile;
   RowView view[kMaxStreams];
   Formula f(a, nullptr);
@@ -204,12 +205,12 @@ void rows_in_place(const RowsArgs& a, const RowsPlan& plan, int64_t begin, int64
   }
 }
 
-template <class T, class S, class Formula>
+template <class T, class S, bool Long, class Formula>
 void rows_in_place(const RowsArgs& a, const RowsPlan& plan, int64_t first_piece, int64_t last_piece) {
   const int64_t begin = first_piece * plan.piece_rows, end = smaller(last_piece * plan.piece_rows, a.rows);
-  if (plan.streamed) return rows_in_place<T, S, true, true, Formula>(a, plan, begin, end);
-  if (plan.fetches) return rows_in_place<T, S, false, true, Formula>(a, plan, begin, end);
-  rows_in_place<T, S, false, false, Formula>(a, plan, begin, end);
+  if (plan.streamed) return rows_in_place<T, S, Long, true, true, Formula>(a, plan, begin, end);
+  if (plan.fetches) return rows_in_place<T, S, Long, false, true, Formula>(a, plan, begin, end);
+  rows_in_place<T, S, Long, false, false, Formula>(a, plan, begin, end);
 }
 
 // Returns the number of pieces.
@@ -219,12 +220,17 @@ int64_t rows_of(const RowsArgs& a, Shared* shared) {
   const RowsPlan plan = plan_rows(
       a, Formula::streams, {Formula::along_block, Formula::short_row, Formula::by_row, Formula::by_row_16, again});
   parallel_for(0, plan.pieces, 1, [&](int64_t begin, int64_t end) {
-    const auto along = [&]<class S>(S) {
+    const auto rows = [&]<class S, bool Long>(S, std::bool_constant<Long>) {
       if constexpr (std::is_same_v<S, T> ? Formula::by_row : Formula::by_row_16)
-        if (plan.by_row) return rows_in_place<T, S, Formula>(a, plan, begin, end);
-      rows_pieces<T, false, S, Formula>(a, plan, begin, end, shared);
+        if (plan.by_row) return rows_in_place<T, S, Long, Formula>(a, plan, begin, end);
+      rows_pieces<T, false, S, Long, Formula>(a, plan, begin, end, shared);
     };
-    if (plan.across) return rows_pieces<T, true, T, Formula>(a, plan, begin, end, shared);
+    const auto along = [&](auto stored) {
+      if constexpr (Accumulates<Formula> || Formula::by_row)
+        if (plan.single && a.n > kChain<T>) return rows(stored, std::true_type());
+      rows(stored, std::false_type());
+    };
+    if (plan.across) return rows_pieces<T, true, T, false, Formula>(a, plan, begin, end, shared);
     if constexpr (std::is_same_v<T, float> && Formula::streams.inputs > 0) {
       if (plan.stored == Dtype::bf16) return along(bf16());
       if (plan.stored == Dtype::f16) return along(f16());

@@ -11,8 +11,6 @@
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
-constexpr int64_t kRowInCache = 1 << 17;  // bytes
-
 // Streams: x | y. State between the passes: the maximum, and the sum.
 template <class T, bool Log>
 struct SoftmaxRows : RowFormula<T> {
