@@ -1,9 +1,10 @@
 // Cross-entropy of logits with class indices or probabilities, and its gradient (formulas: math/cross_entropy.h).
 //
-// Forward reads the logits once, block by block in L1: maximum and sum of exponentials, found together by rescaling,
-// and where label smoothing or probabilities need them sum(q) and sum(q (x - maximum)). It saves per row the maximum
-// and the sum apart: the maximum plus the log of the sum would round away what large logits differ in. Backward reads
-// the logits once and writes the gradient. Neither needs a softmax. Row losses are summed in double, piece after piece.
+// Forward reads the logits from memory once: the maximum, then the sum of exponentials, and where label smoothing or
+// probabilities need them sum(q) and sum(q (x - maximum)). A row that no cache holds is read in blocks in L1, maximum
+// and sums found together by rescaling. It saves per row the maximum and the sum apart: the maximum plus the log of the
+// sum would round away what large logits differ in. Backward reads the logits once and writes the gradient. Neither
+// needs a softmax. Row losses are summed in double, piece after piece.
 //
 // Where the gradient that will come in is known, forward writes that of the logits besides, row by row, while the row
 // is in cache: from its exponentials, kept in the output, or again from the logits where the row is more than one

@@ -160,15 +160,17 @@ struct RunSource {
       for (int k = 0; k < N; ++k) result.item[k] = total[k].together(op);
       return result;
     };
-    for (Total& x : total) x.set(init);
-    clear();
     if (n < kFewRegisters * V::size) {  // one accumulator will do
+      V one[N];
+      for (V& x : one) x = init;
       int64_t i = 0;
-      for (; i + V::size <= n; i += V::size) add(sum[0], at(i));
-      if (i < n) add(sum[0], tail(i, fill));
-      for (int k = 0; k < N; ++k) total[k].set(sum[0][k]);
+      for (; i + V::size <= n; i += V::size) add(one, at(i));
+      if (i < n) add(one, tail(i, fill));
+      for (int k = 0; k < N; ++k) total[k].set(one[k]);
       return together();
     }
+    for (Total& x : total) x.set(init);
+    clear();
     const int64_t even = n / (kAccumulators * V::size) * V::size;  // of each accumulator
     const int64_t part = apart ? apart : int64_t(V::size), stride = apart ? V::size : kAccumulators * V::size;
     const int64_t end = apart ? even : kAccumulators * even;
