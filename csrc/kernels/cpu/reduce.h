@@ -107,8 +107,9 @@ void reduce_results(const void* const* in, const int64_t* step, int64_t results,
       const auto block = Reducer::block(RunSource<L, S, Gradient, T, Formula, I...>{at, n, apart, ahead, f, gradient});
       for (int k = 0; k < Reducer::partials; ++k) partial.item[k] = W(block.item[k].v[0]);
     };
-    if (kMayBeLong<Reducer, Formula> && n > kRun)
-      reduce(std::integral_constant<Lanes, kMayBeLong<Reducer, Formula> ? Lanes::widened : Lanes::combined>());
+    constexpr Lanes of_long = kMayBeLong<Reducer, Formula> ? Lanes::widened : Lanes::combined;
+    if (of_long != Lanes::combined && n > kRun)
+      reduce(std::integral_constant<Lanes, of_long>());
     else
       reduce(std::integral_constant<Lanes, Lanes::combined>());
     auto result = Reducer::widen(partial, double(n), first);

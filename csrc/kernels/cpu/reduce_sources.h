@@ -86,17 +86,17 @@ struct RunSource {
   using V = Value;
   using W = std::conditional_t<L == Lanes::widened, wide_t<T>, T>;
   struct Total {
-    static constexpr int kParts = V::size / Vec<W>::size;
-    Vec<W> part[kParts];
+    static constexpr int kRegisters = V::size / Vec<W>::size;
+    Vec<W> wide[kRegisters];
     FASTGRAD_INLINE void set(V x) {
-      for (int h = 0; h < kParts; ++h) part[h] = widen_lanes<W>(x, h * Vec<W>::size);
+      for (int h = 0; h < kRegisters; ++h) wide[h] = widen_lanes<W>(x, h * Vec<W>::size);
     }
     FASTGRAD_INLINE void add(V x, auto op) {
-      for (int h = 0; h < kParts; ++h) part[h] = op(part[h], widen_lanes<W>(x, h * Vec<W>::size));
+      for (int h = 0; h < kRegisters; ++h) wide[h] = op(wide[h], widen_lanes<W>(x, h * Vec<W>::size));
     }
     FASTGRAD_INLINE Vec<W> together(auto op) const {
-      Vec<W> all = part[0];
-      for (int h = 1; h < kParts; ++h) all = op(all, part[h]);
+      Vec<W> all = wide[0];
+      for (int h = 1; h < kRegisters; ++h) all = op(all, wide[h]);
       return L == Lanes::apart ? all : Vec<W>(reduce_lanes(all, op));
     }
   };

@@ -118,7 +118,7 @@ __device__ __forceinline__ void merge_threads(State& state, int lane, int lanes,
 }
 
 // The first element of a result, which means of double are measured from: rounded, they would be off by the magnitude
-// of the elements, and not of their deviation. Those of float are double anyway.
+// of the elements, and not of their deviation. Those of float are double anyway, and other results have none: 0.
 template <class A, class Reducer>
 constexpr bool kCentered = Partial<wide_t<A>, Reducer>::kCounts && sizeof(A) == 8;
 template <class A, class Reducer>
@@ -212,10 +212,7 @@ __global__ void __launch_bounds__(kReduceThreads, sizeof(A) == 4 ? 3 : 1)
       }
       A y[N];
 #pragma unroll
-      for (int i = 0; i < N; ++i) {
-        y[i] = i < step.valid ? f(x[I][i]...) : y[0];
-        if constexpr (kCentered<A, Reducer>) y[i] -= i < step.valid ? center : A(0);
-      }
+      for (int i = 0; i < N; ++i) y[i] = i < step.valid ? f(x[I][i]...) - center : y[0];
       const auto block = Reducer::block(RegisterSource<A, N>{y, step.valid});
       math::Tuple<W, Reducer::partials> wide;
 #pragma unroll
