@@ -200,15 +200,25 @@ struct RunSource {
     return together();
   }
 
-  // The index of the first element for which `matches` holds; there is one.
+  // The index of the first element that is `best`, or NaN if that is; there is one, and `fill` is not beyond it.
+  FASTGRAD_INLINE V find(V best, V fill) const {
+    if (any(best != best)) return first_of([](V x) { return x != x; }, fill);
+    return first_of([best](V x) { return x == best; }, fill);
+  }
+
+ private:
   template <class Matches>
-  FASTGRAD_INLINE V find(V fill, Matches matches) const {
-    for (int64_t i = 0; i < n; i += V::size) {
-      const auto mask = matches(i + V::size <= n ? at(i) : tail(i, fill));
-      if (!any(mask)) continue;
-      for (int lane = 0; lane < V::size; ++lane)
-        if (mask[lane]) return V(T(i + lane));
+  FASTGRAD_INLINE V first_of(Matches matches, V fill) const {
+    constexpr int kTogether = 4;  // registers, to branch once
+    int64_t i = 0;
+    for (; i + kTogether * V::size <= n; i += kTogether * V::size) {
+      uint64_t found = 0;
+      for (int r = 0; r < kTogether; ++r) found |= lane_bits(matches(at(i + r * V::size))) << (r * V::size);
+      if (found) return V(T(i + __builtin_ctzll(found)));
     }
+    for (; i < n; i += V::size)
+      if (const uint64_t found = lane_bits(matches(i + V::size <= n ? at(i) : tail(i, fill))))
+        return V(T(i + __builtin_ctzll(found)));
     return V(0);
   }
 };

@@ -346,20 +346,25 @@ FASTGRAD_INLINE Vec<double> select(__mmask8 m, Vec<double> a, Vec<double> b) {
 }
 #endif
 
-// Whether a mask has a lane set.
+// A bit for each lane of a mask, that of lane 0 lowest.
+template <class Mask>
+FASTGRAD_INLINE uint64_t lane_bits(Mask m) {
+  [[maybe_unused]] constexpr bool wide = sizeof(m[0]) == 8;
+#if defined(__AVX512F__)
+  return wide ? uint64_t(_mm512_movepi64_mask((__m512i)m)) : uint64_t(_mm512_movepi32_mask((__m512i)m));
+#elif defined(__AVX2__)
+  return unsigned(wide ? _mm256_movemask_pd((__m256d)m) : _mm256_movemask_ps((__m256)m));
+#elif defined(__SSE2__)
+  return unsigned(wide ? _mm_movemask_pd((__m128d)m) : _mm_movemask_ps((__m128)m));
+#else
+  uint64_t bits = 0;
+  for (size_t lane = 0; lane < sizeof m / sizeof m[0]; ++lane) bits |= uint64_t(m[lane] & 1) << lane;
+  return bits;
+#endif
+}
 template <class Mask>
 FASTGRAD_INLINE bool any(Mask m) {
-#if defined(__AVX512F__)
-  return _mm512_test_epi32_mask((__m512i)m, (__m512i)m) != 0;
-#elif defined(__AVX2__)
-  return _mm256_movemask_epi8((__m256i)m) != 0;
-#elif defined(__SSE2__)
-  return _mm_movemask_epi8((__m128i)m) != 0;
-#endif
-  int64_t words[sizeof(Mask) / 8], all = 0;
-  std::memcpy(words, &m, sizeof m);
-  for (int64_t w : words) all |= w;
-  return all != 0;
+  return lane_bits(m) != 0;
 }
 
 // Combines each lane with that `Half` further, and so on. The lanes are constants: as a loop over them, compilers build

@@ -21,12 +21,11 @@ struct RegisterSource {
   int valid;
 
   __device__ __forceinline__ int64_t count() const { return valid; }
-  // The index of the first element for which it holds.
-  template <class Matches>
-  __device__ __forceinline__ V find(V, Matches matches) const {
+  // The index of the first element that is `best`, or NaN if that is.
+  __device__ __forceinline__ V find(V best, V) const {
     int found = 0;
 #pragma unroll
-    for (int i = N - 1; i >= 0; --i) found = matches(x[i]) ? i : found;
+    for (int i = N - 1; i >= 0; --i) found = x[i] == best || (best != best && x[i] != x[i]) ? i : found;
     return V(found);
   }
   template <int Fields, class Map, class Op>

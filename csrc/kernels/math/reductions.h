@@ -136,13 +136,7 @@ struct ExtremeIndex {
     if constexpr (S::kLanesTogether) {  // the extreme first, then a search for it, in L1
       const V none = worst<Largest, V>();
       const V best = source.template reduce<1>(none, none, Itself(), Extreme<Largest>()).item[0];
-      const V index = source.find(none, [best](V x) {
-        if constexpr (is_integer<V>)
-          return x == best;
-        else
-          return (x == best) | ((best != best) & (x != x));
-      });
-      return Tuple<V, 2>{{best, index}};
+      return Tuple<V, 2>{{best, source.find(best, none)}};
     } else {
       // Two parts side by side, since a step must wait for the one before; of equal ones that of the first part.
       constexpr int kParts = 2;
