@@ -16,6 +16,7 @@ PYBIND11_MODULE(_C, m) {
   bindings::bind_regression_losses(m);
   bindings::bind_reductions(m);
   bindings::bind_cross_entropy(m);
+  bindings::bind_overrides(m);
 
   m.def("backends", &ops::list_backends);
   m.def("active_backend", &ops::active_backend);

@@ -86,7 +86,8 @@ def swap(model: torch.nn.Module, *, verify: Any = None) -> SwapReport:
             runs forward and backward on it before and after, from the same random state, and the report gives the
             largest difference of outputs and of gradients. Parameters, their .grad, buffers and the random state are
             as before afterwards; other state that a forward or a hook of yours keeps is not known here and sees two
-            more calls. If the model fails on the sample after the swap, the swap is undone and the error raised.
+            more calls. If the model fails on the sample after the swap, or the two runs cannot be compared, the swap is
+            undone and the error raised.
 
     Returns:
         The report: layers swapped, layers left and why, differences.
@@ -104,10 +105,10 @@ def swap(model: torch.nn.Module, *, verify: Any = None) -> SwapReport:
 
     report = SwapReport()
     changed: list[torch.nn.Module] = []
-    devices = {t.device.type for t in (*model.parameters(), *model.buffers())}
+    everything = [*model.parameters(), *model.buffers()]
     for module, names in _modules(model):
         kind = type(module).__name__
-        reason = _reason_to_leave(module, devices)
+        reason = _reason_to_leave(module, everything)
         if reason is None:
             module.__class__ = _LAYERS[type(module)]
             changed.append(module)
@@ -117,12 +118,11 @@ def swap(model: torch.nn.Module, *, verify: Any = None) -> SwapReport:
     if before is None:
         return report
     try:
-        after = evaluate(model, verify)
+        return SwapReport(report.swapped, report.left, compare(before, evaluate(model, verify)))
     except BaseException:
         for module in changed:
             module.__class__ = _ORIGINALS[type(module)]
         raise
-    return SwapReport(report.swapped, report.left, compare(before, after))
 
 
 def restore(model: torch.nn.Module) -> list[str]:
@@ -137,9 +137,14 @@ def restore(model: torch.nn.Module) -> list[str]:
     _check_model(model, "restore")
     restored = []
     for module, names in _modules(model):
-        if type(module) in _ORIGINALS:
-            module.__class__ = _ORIGINALS[type(module)]
-            restored.append(names[0])
+        kind = type(module)
+        if kind in _ORIGINALS:
+            module.__class__ = _ORIGINALS[kind]
+        elif is_parametrized(module) and kind.__bases__[0] in _ORIGINALS:  # since the swap: a class of its own
+            kind.__bases__ = (_ORIGINALS[kind.__bases__[0]],)
+        else:
+            continue
+        restored.append(names[0])
     return restored
 
 
@@ -151,26 +156,34 @@ def _check_model(model: object, function: str) -> None:
 
 
 def _modules(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, tuple[str, ...]]]:
-    """Every module once, with all of its names."""
+    """Every module once, with all of its names. One inside itself is not entered again."""
     names: dict[torch.nn.Module, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
+
+    def visit(module: torch.nn.Module, name: str, around: tuple[torch.nn.Module, ...]) -> None:
         names.setdefault(module, []).append(name)
+        for child_name, child in module._modules.items():
+            if child is not None and not any(child is outer for outer in (*around, module)):
+                visit(child, f"{name}.{child_name}" if name else child_name, (*around, module))
+
+    visit(model, "", ())
     for module, aliases in names.items():
         yield module, tuple(aliases)
 
 
-def _reason_to_leave(module: torch.nn.Module, devices: set[str]) -> str | None:
+def _reason_to_leave(module: torch.nn.Module, of_model: list[torch.Tensor]) -> str | None:
     """None: swap it. "": it is no layer. Otherwise why it stays as it is.
 
-    `devices` are those of the whole model: a layer without tensors will see them.
+    `of_model`: parameters and buffers of the whole model. A layer without its own sees their devices, and complex
+    numbers if there are any.
     """
     kind = type(module)
     if kind in _LAYERS:
         if "forward" in vars(module):
             return "has a forward of its own, set on the instance"
         tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        places = {t.device.type for t in tensors} or devices
-        for missing in (*places.difference(_DEVICES), *{t.dtype for t in tensors}.difference(_DTYPES)):
+        places = {t.device.type for t in tensors or of_model}
+        dtypes = {t.dtype for t in tensors or of_model if tensors or t.is_complex()}
+        for missing in (*places.difference(_DEVICES), *dtypes.difference(_DTYPES)):
             return f"no kernels for {missing}"
         return None
     if kind in _ORIGINALS:

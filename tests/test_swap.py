@@ -157,9 +157,13 @@ def test_swap_then_parametrize_and_restore() -> None:
     with Ops() as ops:
         layer(torch.randn(1, 2))
     assert "linear" in ops.of_fastgrad()
-    assert fastgrad.restore(layer) == []
-    torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
     assert fastgrad.restore(layer) == [""]
+    with Ops() as ops:
+        layer(torch.randn(1, 2))
+    assert not ops.of_fastgrad()
+    torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    assert type(layer) is nn.Linear
+    assert fastgrad.restore(layer) == []
 
 
 def test_a_compiled_model_sees_the_swap() -> None:

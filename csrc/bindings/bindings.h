@@ -18,13 +18,15 @@ using at::Tensor;
 using ops::handle;
 using OptionalTensor = std::optional<Tensor>;
 
-// The tensor passed as argument `name`; TypeError in torch's words for anything else.
+// The tensor passed as argument `name`; TypeError in torch's words for anything else. One that has __torch_function__,
+// or anything in a mode that has, goes to the overload of bind_overrides().
 Tensor tensor_argument(py::handle object, const char* function, const char* name, int position);
 // The same for an argument that may be None.
 OptionalTensor optional_tensor_argument(py::handle object, const char* function, const char* name, int position);
-// The same for an argument that may also be a Python number, which becomes a 0-d tensor that promotes like a scalar.
-Tensor tensor_or_number_argument(py::handle object, const char* function, const char* name, int position);
-// A Python int, float or bool.
+// The arguments `input` and `other`, one of which may be a Python number: that becomes a 0-d tensor that promotes as
+// the number does.
+std::pair<Tensor, Tensor> operand_arguments(py::handle input, py::handle other, const char* function);
+// A Python or numpy int, float or bool, or a 0-d tensor.
 at::Scalar scalar_argument(py::handle object, const char* function, const char* name);
 
 // Other Python threads run while an op does; cheaper than pybind11's own, which also switches thread states.
@@ -60,5 +62,8 @@ void bind_bce(py::module_& m);
 void bind_regression_losses(py::module_& m);
 void bind_reductions(py::module_& m);
 void bind_cross_entropy(py::module_& m);
+// Gives each function bound so far an overload that is taken where no other is: it lets __torch_function__ of the
+// arguments, or of a mode, have the call, as torch's functions do, and otherwise raises TypeError.
+void bind_overrides(py::module_& m);
 
 }  // namespace fastgrad::bindings

@@ -14,12 +14,13 @@ void bind_cross_entropy(py::module_& m) {
       [op = handle<std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const OptionalTensor&, int64_t,
                                                       int64_t, double, Dtype)>("cross_entropy")](
           py::handle input, py::handle target, py::handle weight, int64_t reduction, int64_t ignore_index,
-          double label_smoothing) {
+          py::handle label_smoothing) {
         const Tensor x = tensor_argument(input, "cross_entropy", "input", 1);
         const Tensor t = tensor_argument(target, "cross_entropy", "target", 2);
         const OptionalTensor w = optional_tensor_argument(weight, "cross_entropy", "weight", 3);
+        const double smoothing = scalar_argument(label_smoothing, "cross_entropy", "label_smoothing").toDouble();
         const WithoutGil no_gil;
-        return std::get<0>(op.call(x, t, w, reduction, ignore_index, label_smoothing, std::nullopt));
+        return std::get<0>(op.call(x, t, w, reduction, ignore_index, smoothing, std::nullopt));
       },
       py::arg("input"), py::arg("target"), py::arg("weight"), py::arg("reduction"), py::arg("ignore_index"),
       py::arg("label_smoothing"));

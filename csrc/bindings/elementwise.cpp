@@ -45,8 +45,7 @@ void bind_binary(py::module_& m, const char* name, bool in_place) {
       [name, op = handle<Tensor(const Tensor&, const Tensor&)>(name),
        out_op = handle<void(const Tensor&, const Tensor&, const Tensor&)>(name, "out")](
           py::handle input, py::handle other, const py::object& out) {
-        const Tensor a = tensor_or_number_argument(input, name, "input", 1);
-        const Tensor b = tensor_or_number_argument(other, name, "other", 2);
+        const auto [a, b] = operand_arguments(input, other, name);
         OptionalTensor result = out_argument(out, name);
         if (!result) {
           const WithoutGil no_gil;
@@ -61,8 +60,8 @@ void bind_binary(py::module_& m, const char* name, bool in_place) {
   m.def(
       name_.c_str(),
       [name, op = handle<void(const Tensor&, const Tensor&)>(name_.c_str())](py::handle input, py::handle other) {
-        const Tensor a = tensor_argument(input, name, "input", 1);
-        const Tensor b = tensor_or_number_argument(other, name, "other", 2);
+        tensor_argument(input, name, "input", 1);  // no number
+        const auto [a, b] = operand_arguments(input, other, name);
         const WithoutGil no_gil;
         op.call(a, b);
         return a;
@@ -77,8 +76,7 @@ void bind_binary_alpha(py::module_& m, const char* name, bool in_place) {
       [name, op = handle<Tensor(const Tensor&, const Tensor&, const Scalar&)>(name),
        out_op = handle<void(const Tensor&, const Tensor&, const Scalar&, const Tensor&)>(name, "out")](
           py::handle input, py::handle other, py::handle alpha, const py::object& out) {
-        const Tensor a = tensor_or_number_argument(input, name, "input", 1);
-        const Tensor b = tensor_or_number_argument(other, name, "other", 2);
+        const auto [a, b] = operand_arguments(input, other, name);
         const Scalar s = scalar_argument(alpha, name, "alpha");
         OptionalTensor result = out_argument(out, name);
         if (!result) {
@@ -95,8 +93,8 @@ void bind_binary_alpha(py::module_& m, const char* name, bool in_place) {
       name_.c_str(),
       [name, op = handle<void(const Tensor&, const Tensor&, const Scalar&)>(name_.c_str())](
           py::handle input, py::handle other, py::handle alpha) {
-        const Tensor a = tensor_argument(input, name, "input", 1);
-        const Tensor b = tensor_or_number_argument(other, name, "other", 2);
+        tensor_argument(input, name, "input", 1);  // no number
+        const auto [a, b] = operand_arguments(input, other, name);
         const Scalar s = scalar_argument(alpha, name, "alpha");
         const WithoutGil no_gil;
         op.call(a, b, s);

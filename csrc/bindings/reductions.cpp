@@ -54,14 +54,14 @@ at::OptionalIntArrayRef view(const Dims& dims) {
 template <class Op, class OutOp, class... In>
 Tensor call(const Op& op, const OutOp& out_op, const char* name, const py::object& out, const In&... in) {
   OptionalTensor result = optional_tensor_argument(out, name, "out", 0);
-  const WithoutGil no_gil;
   if (!result) {
+    const WithoutGil no_gil;
     if constexpr (std::is_same_v<decltype(op.call(in...)), Tensor>)
       return op.call(in...);
     else
       return std::get<0>(op.call(in...));
   }
-  out_op.call(in..., *result);
+  without_gil_warning([&] { out_op.call(in..., *result); });
   return *result;
 }
 
@@ -91,16 +91,18 @@ void bind_prod(py::module_& m) {
       py::arg("dtype") = py::none(), py::arg("out") = py::none());
 }
 
+// `none`: whether a dim of None means all.
 template <class... Extra>
-void bind_dims(py::module_& m, const char* name, const Extra&... dim_default) {
+void bind_dims(py::module_& m, const char* name, bool none, const Extra&... dim_default) {
   m.def(
       name,
-      [name, op = handle<Tensor(const Tensor&, at::IntArrayRef, bool)>(name),
+      [name, none, op = handle<Tensor(const Tensor&, at::IntArrayRef, bool)>(name),
        out_op = handle<void(const Tensor&, at::IntArrayRef, bool, const Tensor&)>(name, "out")](
           py::handle input, py::handle dim, bool keepdim, const py::object& out) {
         const Tensor x = tensor_argument(input, name, "input", 1);
-        const Dims dims = dims_argument(dim, name);
-        if (!dims) refuse_dim(dim, name, "tuple of ints");
+        Dims dims = dims_argument(dim, name);
+        if (!dims && !none) refuse_dim(dim, name, "tuple of ints");
+        if (!dims) dims.emplace();
         return call(op, out_op, name, out, x, at::IntArrayRef(*dims), keepdim);
       },
       py::arg("input"), dim_default..., py::arg("keepdim") = false, py::kw_only(), py::arg("out") = py::none());
@@ -140,8 +142,7 @@ void bind_with_index(py::module_& m, const char* name) {
         const py::sequence pair(out);
         const Tensor values = tensor_argument(py::object(pair[0]), function.c_str(), "out", 0);
         const Tensor indices = tensor_argument(py::object(pair[1]), function.c_str(), "out", 0);
-        const WithoutGil no_gil;
-        out_op.call(x, *d, keepdim, values, indices);
+        without_gil_warning([&] { out_op.call(x, *d, keepdim, values, indices); });
         return Pair(values, indices);
       },
       py::arg("input"), py::arg("dim"), py::arg("keepdim") = false, py::kw_only(), py::arg("out") = py::none());
@@ -172,8 +173,8 @@ void bind_moments(py::module_& m, const char* name) {
 void bind_reductions(py::module_& m) {
   for (const char* name : {"sum", "mean"}) bind_typed(m, name);
   bind_prod(m);
-  for (const char* name : {"amax", "amin"}) bind_dims(m, name, py::arg("dim") = py::tuple());
-  bind_dims(m, "logsumexp", py::arg("dim"));
+  for (const char* name : {"amax", "amin"}) bind_dims(m, name, true, py::arg("dim") = py::tuple());
+  bind_dims(m, "logsumexp", false, py::arg("dim"));
   for (const char* name : {"max", "min"}) bind_unary(m, name);
   for (const char* name : {"max_dim", "min_dim"}) bind_with_index(m, name);
   for (const char* name : {"argmax", "argmin"}) bind_index(m, name);

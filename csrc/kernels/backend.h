@@ -41,7 +41,7 @@ struct Number {
   int64_t integer;
 };
 
-// A tensor of an elementwise kernel. Without data it is the constant `immediate`.
+// A tensor of an elementwise kernel. Without data it is the constant `immediate`, and its strides mean nothing.
 struct Operand {
   void* data;
   Dtype dtype;

@@ -37,24 +37,25 @@ TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
       {[](const Saved& s, const Gradients& g) -> Gradients { return {tanh_backward(g[0], s.tensors[0])}; }, kOutput});
 
   // The backward ops, with g the gradient and y the activation's output.
-  define_binary(
-      m, {"relu_backward", &Backend::relu_backward, Result::same},
-      {[](const Saved& s, const Gradients& gg) -> Gradients { return {relu_backward(gg[0], s.tensors[0]), Tensor()}; },
-       kOther});
+  define_binary(m, {"relu_backward", &Backend::relu_backward, Result::same},
+                {[](const Saved& s, const Gradients& gg) -> Gradients {
+                   return {s.needed[0] ? relu_backward(gg[0], s.tensors[0]) : Tensor(), Tensor()};
+                 },
+                 kOther});
   define_binary(m, {"sigmoid_backward", &Backend::sigmoid_backward, Result::same},
                 {[](const Saved& s, const Gradients& gg) -> Gradients {
                    const Tensor &g = s.tensors[0], &y = s.tensors[1];
                    return {s.needed[0] ? sigmoid_backward(gg[0], y) : Tensor(),
                            s.needed[1] ? mul(mul(gg[0], g), affine(1, -2, y)) : Tensor()};
                  },
-                 kSelf | kOther});
+                 kOther, kSelf | kOther});
   define_binary(m, {"tanh_backward", &Backend::tanh_backward, Result::same},
                 {[](const Saved& s, const Gradients& gg) -> Gradients {
                    const Tensor &g = s.tensors[0], &y = s.tensors[1];
                    return {s.needed[0] ? tanh_backward(gg[0], y) : Tensor(),
                            s.needed[1] ? mul(mul(gg[0], g), mul(y, -2)) : Tensor()};
                  },
-                 kSelf | kOther});
+                 kOther, kSelf | kOther});
 }
 
 }  // namespace

@@ -1,6 +1,5 @@
 // add, sub, mul, div, pow, comparisons, neg, abs, sqrt, exp, log and their derivatives.
 #include <ATen/ops/eq.h>
-#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros_like.h>
 
@@ -10,13 +9,6 @@
 namespace fastgrad::ops {
 
 namespace {
-
-// A 0-d tensor that leaves the dtype of an op with `like` as it is. It is no wrapped number, because torch.compile does
-// not keep that mark in a graph.
-Tensor constant(const at::Scalar& s, const Tensor& like) {
-  const bool half = like.scalar_type() == at::kHalf || like.scalar_type() == at::kBFloat16;
-  return at::scalar_tensor(s, at::TensorOptions().dtype(half && like.dim() > 0 ? at::kFloat : like.scalar_type()));
-}
 
 using Binary = Tensor(const Tensor&, const Tensor&);
 using Unary = Tensor(const Tensor&);
@@ -180,13 +172,14 @@ void refuse_bool_abs(const Tensor& self, const Tensor&, at::ScalarType) {
 TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
   define_binary_alpha(m, {"add", &Backend::add, Result::same}, {&add_backward}, true);
   define_binary_alpha(m, {"sub", &Backend::sub, Result::same, &refuse_bool_sub}, {&sub_backward}, true);
-  define_binary(m, {"mul", &Backend::mul, Result::same}, {&mul_backward, kSelf | kOther}, true);
-  define_binary(m, {"div", &Backend::div, Result::floating}, {&div_backward, kSelf | kOther}, true);
+  define_binary(m, {"mul", &Backend::mul, Result::same}, {&mul_backward, kOther, kSelf}, true);
+  define_binary(m, {"div", &Backend::div, Result::floating}, {&div_backward, kOther, kSelf | kOther}, true);
   define_binary(m, {"div_floor", &Backend::div_floor, Result::same, &refuse_zero_divisor}, {&rounded_div_backward},
                 true);
   define_binary(m, {"div_trunc", &Backend::div_trunc, Result::same, &refuse_zero_divisor}, {&rounded_div_backward},
                 true);
-  define_binary(m, {"pow", &Backend::pow, Result::same, &check_pow}, {&pow_backward, kSelf | kOther | kOutput});
+  define_binary(m, {"pow", &Backend::pow, Result::same, &check_pow},
+                {&pow_backward, kSelf | kOther, kSelf | kOther | kOutput});
 
   define_gradient(m, {"pow_base_backward", &Backend::pow_base_backward, Result::same},
                   "Tensor grad, Tensor input, Tensor other", &pow_base_composed);
@@ -213,10 +206,11 @@ TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
   define_unary(m, {"log", &Backend::log, Result::floating},
                {[](const Saved& s, const Gradients& g) -> Gradients { return {div(g[0], s.tensors[0])}; }, kSelf});
 
-  define_binary(
-      m, {"abs_backward", &Backend::abs_backward, Result::same},
-      {[](const Saved& s, const Gradients& gg) -> Gradients { return {abs_backward(gg[0], s.tensors[0]), Tensor()}; },
-       kOther});
+  define_binary(m, {"abs_backward", &Backend::abs_backward, Result::same},
+                {[](const Saved& s, const Gradients& gg) -> Gradients {
+                   return {s.needed[0] ? abs_backward(gg[0], s.tensors[0]) : Tensor(), Tensor()};
+                 },
+                 kOther});
   // g / 2y: by g it is linear, by y its derivative is -g / 2y^2.
   define_binary(m, {"sqrt_backward", &Backend::sqrt_backward, Result::same},
                 {[](const Saved& s, const Gradients& gg) -> Gradients {
@@ -224,7 +218,7 @@ TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
                    return {s.needed[0] ? sqrt_backward(gg[0], y) : Tensor(),
                            s.needed[1] ? neg(div(sqrt_backward(mul(gg[0], g), y), y)) : Tensor()};
                  },
-                 kSelf | kOther});
+                 kOther, kSelf | kOther});
 
   // As in torch's list of ops that autocast to float32.
   for (const char* name : {"pow", "exp", "log"}) define_autocast(m, name, Autocast::fp32);

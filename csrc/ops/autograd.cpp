@@ -2,6 +2,7 @@
 #include "autograd.h"
 
 #include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/headeronly/version.h>
 
@@ -35,9 +36,9 @@ bool is_final(const Gradients& grads) {
                       [](const at::Tensor& g) { return g.defined() && g._fw_grad(/*level=*/0).defined(); });
 }
 
-// `Outputs` is a list of tensors, or one.
-template <class Outputs>
-struct Recorded : torch::autograd::Function<Recorded<Outputs>> {
+// `Outputs` is a list of tensors, or one. `Named` is the class, whose name torch prints as that of the grad_fn.
+template <class Named, class Outputs>
+struct Recorded : torch::autograd::Function<Named> {
   static Outputs forward(AutogradContext* ctx, at::TensorList inputs, int64_t present, BackwardFunction backward,
                          c10::function_ref<Step()> run) {
     Step step = [&] {
@@ -103,8 +104,8 @@ struct Recorded : torch::autograd::Function<Recorded<Outputs>> {
   }
 };
 
-using RecordedOne = Recorded<at::Tensor>;
-using RecordedList = Recorded<Gradients>;
+struct FastgradBackward : Recorded<FastgradBackward, at::Tensor> {};
+struct FastgradListBackward : Recorded<FastgradListBackward, Gradients> {};
 
 }  // namespace
 }  // namespace fastgrad::ops
@@ -114,16 +115,16 @@ using RecordedList = Recorded<Gradients>;
 // of an error that no op here can cause, and takes longer than a small kernel.
 namespace torch::autograd {
 template <>
-variable_list CppNode<fastgrad::ops::RecordedOne>::apply(variable_list&& grads) {
+variable_list CppNode<fastgrad::ops::FastgradBackward>::apply(variable_list&& grads) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return CppNode_apply_functional<fastgrad::ops::RecordedOne>(std::move(grads), ctx_, is_variable_input_, output_info_,
-                                                              "fastgrad");
+  return CppNode_apply_functional<fastgrad::ops::FastgradBackward>(std::move(grads), ctx_, is_variable_input_,
+                                                                   output_info_, "fastgrad");
 }
 template <>
-variable_list CppNode<fastgrad::ops::RecordedList>::apply(variable_list&& grads) {
+variable_list CppNode<fastgrad::ops::FastgradListBackward>::apply(variable_list&& grads) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return CppNode_apply_functional<fastgrad::ops::RecordedList>(std::move(grads), ctx_, is_variable_input_, output_info_,
-                                                               "fastgrad");
+  return CppNode_apply_functional<fastgrad::ops::FastgradListBackward>(std::move(grads), ctx_, is_variable_input_,
+                                                                       output_info_, "fastgrad");
 }
 }  // namespace torch::autograd
 #endif
@@ -143,25 +144,31 @@ bool needs_recording(const char* op, at::TensorList inputs) {
 
 namespace {
 
-template <class Outputs>
-Outputs record_as(at::TensorList inputs, BackwardFunction backward, c10::function_ref<Step()> forward) {
+template <class Function>
+auto record_as(at::TensorList inputs, BackwardFunction backward, c10::function_ref<Step()> forward) {
   int64_t present = int64_t(1) << inputs.size();  // a bit an input, and one that marks their number
   for (size_t i = 0; i < inputs.size(); ++i)
     if (inputs[i].defined()) present |= int64_t(1) << i;
-  if (present == (int64_t(2) << inputs.size()) - 1) return Recorded<Outputs>::apply(inputs, present, backward, forward);
+  if (present == (int64_t(2) << inputs.size()) - 1) return Function::apply(inputs, present, backward, forward);
   c10::SmallVector<at::Tensor, 6> defined;
   for (const at::Tensor& t : inputs)
     if (t.defined()) defined.push_back(t);
-  return Recorded<Outputs>::apply(at::TensorList(defined), present, backward, forward);
+  return Function::apply(at::TensorList(defined), present, backward, forward);
 }
 
 }  // namespace
 
 Gradients record(at::TensorList inputs, BackwardFunction backward, c10::function_ref<Step()> forward) {
-  return record_as<Gradients>(inputs, backward, forward);
+  return record_as<FastgradListBackward>(inputs, backward, forward);
 }
 at::Tensor record_one(at::TensorList inputs, BackwardFunction backward, c10::function_ref<Step()> forward) {
-  return record_as<at::Tensor>(inputs, backward, forward);
+  return record_as<FastgradBackward>(inputs, backward, forward);
+}
+
+void check_writable(const at::Tensor& t) {
+  TORCH_CHECK(!t.is_inference() || c10::InferenceMode::is_enabled(),
+              "Inplace update to inference tensor outside InferenceMode is not allowed. You can make a clone to get a "
+              "normal tensor before doing inplace update.");
 }
 
 void check_in_place(const char* op, const at::Tensor& t) {

@@ -55,6 +55,8 @@ using BelowAutograd = at::AutoDispatchBelowADInplaceOrView;
 // in place (a leaf that requires grad), before anything is written.
 void check_in_place(const char* op, const at::Tensor& t);
 void bump_version(const at::Tensor& t);
+// Below that layer, of which inference tensors have none.
+void check_writable(const at::Tensor& t);
 // out= arguments do not support automatic differentiation.
 void check_out(const char* op, at::TensorList inputs, const at::Tensor& out);
 

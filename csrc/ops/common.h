@@ -28,7 +28,7 @@ std::string active_backend();
 void force_backend(const std::string& name);
 std::vector<std::string> list_backends();
 
-// tensors.cpp: from tensors to what backend.h speaks of.
+// tensors.cpp: from tensors to what backend.h speaks of; also constant() of ops.h.
 Dtype dtype_of(at::ScalarType type);       // raises NotImplementedError for what no kernel takes
 Dtype compute_dtype(at::ScalarType type);  // the arithmetic done for values of this type
 Stream stream_of(c10::Device device);

@@ -1,6 +1,8 @@
 // cross_entropy, nll_loss and their backward ops; second derivatives are composed of differentiable ops.
+#include <ATen/ops/eq.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/ones_like.h>
+#include <ATen/ops/where.h>
 
 #include "class_loss.h"
 #include "early_gradient.h"
@@ -108,7 +110,8 @@ struct Composed {
   // The gradient of each row's loss, keeping the class dimension.
   Tensor row_gradient(const Tensor& grad) const {
     Tensor g = grad.scalar_type() == type ? grad : grad.to(type);
-    if (reduction == at::Reduction::Mean) g = div(g, total_weight);
+    // Where every row is ignored, so is this; infinite, it would make 0 * inf of what is 0.
+    if (reduction == at::Reduction::Mean) g = div(g, at::where(at::eq(total_weight, 0), 1, total_weight));
     return reduction == at::Reduction::None ? g.unsqueeze(dim) : g;
   }
 };

@@ -23,8 +23,8 @@ bool same(double a, double b) { return std::bit_cast<int64_t>(a) == std::bit_cas
 
 std::optional<EarlyGradient> IncomingGradient::forecast(at::TensorList tensors, int64_t reduction) const {
   const Tensor& input = tensors[0];
-  if (input.sym_numel() < kWorthwhile || reduction == at::Reduction::None || !steady_) return std::nullopt;
-  if (!is_plain(input) || !backend_for(input.device()).leaves_gradients) return std::nullopt;
+  if (reduction == at::Reduction::None || !steady_ || !is_plain(input)) return std::nullopt;
+  if (input.numel() < kWorthwhile || !backend_for(input.device()).leaves_gradients) return std::nullopt;
   for (const Tensor& t : tensors)
     if (!is_plain(t) || (t.defined() && t.requires_grad() != (&t == &input))) return std::nullopt;
   // Hooks decide where what is saved is kept, or that it is not (checkpoints): this would escape them.
@@ -34,7 +34,7 @@ std::optional<EarlyGradient> IncomingGradient::forecast(at::TensorList tensors, 
 
 Tensor IncomingGradient::take(const Saved& s, const Tensor& incoming) {
   Tensor early = std::move(s.early.gradient);  // if it is of no use, its memory is free for the other one
-  if (s.tensors[0].sym_numel() < kWorthwhile || incoming.dim() != 0 || !is_plain(incoming)) return {};
+  if (incoming.dim() != 0 || !is_plain(incoming) || s.tensors[0].sym_numel() < kWorthwhile) return {};
   const double value = incoming.item<double>();
   steady_ = same(last_.exchange(value), value);
   return same(s.early.incoming, value) ? early : Tensor();

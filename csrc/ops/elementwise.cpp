@@ -30,12 +30,13 @@ c10::Device device_of(const char* op, at::TensorList inputs, const Tensor& out) 
   return device;
 }
 
-void fill_operand(Operand& o, const at::TensorIteratorBase& it, int k, bool immediate) {
+// `immediate`: null, or the operand's value.
+void fill_operand(Operand& o, const at::TensorIteratorBase& it, int k, const Tensor* immediate) {
   const at::ScalarType type = it.dtype(k);
   o.dtype = dtype_of(type);
   if (immediate) {
     o.data = nullptr;
-    o.immediate = number(it.tensor(k).item());
+    o.immediate = number(immediate->item());
     return;
   }
   o.data = it.data_ptr(k);
@@ -84,11 +85,15 @@ Tensor elementwise(const ElementwiseSpec& spec, at::TensorList inputs, Tensor ou
   if (spec.check) spec.check(inputs[0], inputs.size() > 1 ? inputs[1] : Tensor(), common);
   const at::ScalarType result = spec.result == Result::boolean ? at::kBool : common;
   if (!out.defined() && plain(inputs)) return plain_elementwise(spec, inputs, common, result, parameter);
+  if (out.defined()) check_writable(out);
   const c10::Device device = device_of(spec.name, inputs, out);
   TORCH_CHECK(!out.defined() || c10::canCast(result, out.scalar_type()), "result type ", result,
               " can't be cast to the desired output type ", out.scalar_type());
-  // An integer constant wraps to the type of the tensors before the arithmetic.
+  // A constant wraps to an integer type of the tensors before the arithmetic, and is rounded to a 16-bit one before a
+  // comparison.
   std::array<Tensor, 4> converted;
+  const bool converts = c10::isIntegralType(common, /*includeBool=*/false) ||
+                        (spec.result == Result::boolean && c10::isReducedFloatingType(common));
   at::TensorIteratorConfig config;
   config.set_check_mem_overlap(true).check_all_same_dtype(false).check_all_same_device(false);
   config.resize_outputs(!in_place).allow_cpu_scalars(true);
@@ -96,7 +101,7 @@ Tensor elementwise(const ElementwiseSpec& spec, at::TensorList inputs, Tensor ou
   config.add_output(out);
   for (size_t k = 0; k < inputs.size(); ++k) {
     const Tensor& t = inputs[k];
-    if (t.dim() == 0 && t.scalar_type() != common && c10::isIntegralType(common, /*includeBool=*/false))
+    if (t.dim() == 0 && t.scalar_type() != common && converts)
       config.add_const_input(converted[k] = t.to(common));
     else
       config.add_const_input(t);
@@ -116,8 +121,11 @@ Tensor elementwise(const ElementwiseSpec& spec, at::TensorList inputs, Tensor ou
     a.operands = it.ntensors();
     a.compute = compute_dtype(common);
     a.parameter[0] = parameter;
-    for (int k = 0; k < a.operands; ++k)
-      fill_operand(a.operand[k], it, k, /*immediate=*/!device.is_cpu() && it.device(k).is_cpu());
+    for (int k = 0; k < a.operands; ++k) {
+      const bool on_host = !device.is_cpu() && it.device(k).is_cpu();
+      const bool is_number = k > 0 && inputs[k - 1].unsafeGetTensorImpl()->is_wrapped_number();
+      fill_operand(a.operand[k], it, k, on_host || is_number ? &it.tensor(k) : nullptr);
+    }
     if (fresh) a.operand[0].data = it.output().mutable_data_ptr();  // the iterator knows where it was made
     run_kernel(spec.name, spec.kernel, a, device);
   }
@@ -193,12 +201,22 @@ Tensor compute(const ElementwiseSpec& spec, const Tensor& out, bool in_place, co
   return elementwise(spec, tensors_of(in...), out, in_place, number(alpha_of(in...)));
 }
 
+bool shares_memory(const Tensor& a, const Tensor& b) {
+  return a.is_same(b) || (a.has_storage() && b.has_storage() && a.is_alias_of(b));
+}
+
+// What the gradients that will be wanted take.
+int wanted(const Differentiation& d, at::TensorList inputs) {
+  const bool by_other = inputs.size() > 1 && inputs[1].requires_grad();
+  return (inputs[0].requires_grad() ? d.by_self : 0) | (by_other ? d.by_other : 0);
+}
+
 Step make_step(const Differentiation& d, at::TensorList inputs, const Tensor& out, const at::Scalar& alpha) {
   Step step;
   step.outputs = {out};
-  if (d.save & kSelf) step.saved.push_back(inputs[0]);
-  if (d.save & kOther) step.saved.push_back(inputs[1]);
-  if (d.save & kOutput) step.saved.push_back(out);
+  const int known = d.by_self | d.by_other, save = wanted(d, inputs);
+  for (const Save which : {kSelf, kOther, kOutput})
+    if (known & which) step.saved.push_back(save & which ? which == kOutput ? out : inputs[which == kOther] : Tensor());
   if (inputs.size() == 2) {
     const bool same[] = {inputs[0].sym_sizes() == out.sym_sizes(), inputs[1].sym_sizes() == out.sym_sizes()};
     if (same[0] && same[1] && alpha.equal(1)) return step;
@@ -260,13 +278,15 @@ void define_elementwise(torch::Library& m, const ElementwiseSpec& spec, const Di
           }
           return bump_version(inputs[0]);
         }
-        // What backward needs of the overwritten input is kept aside first, with its history for double backward.
-        const Tensor before =
-            d.save & kSelf && inputs.size() == 2 && inputs[1].requires_grad() ? inputs[0].clone() : inputs[0];
+        // What backward needs of the memory that is overwritten is kept aside first, with its history for double
+        // backward.
+        std::vector<Tensor> kept(inputs.begin(), inputs.end());
+        for (size_t k = 0; k < kept.size(); ++k)
+          if (wanted(d, inputs) & (k == 0 ? kSelf : kOther) && shares_memory(kept[k], inputs[0]))
+            kept[k] = kept[k].clone();
         record(inputs, d.backward, [&] {
           in_place_op.call(in...);
-          Step step = make_step(d, inputs, inputs[0], alpha_of(in...));
-          if (d.save & kSelf) step.saved[0] = before;
+          Step step = make_step(d, kept, inputs[0], alpha_of(in...));
           step.in_place = true;
           return step;
         });

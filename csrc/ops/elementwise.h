@@ -23,13 +23,13 @@ struct ElementwiseSpec {
 Tensor elementwise(const ElementwiseSpec& spec, at::TensorList inputs, Tensor out = {}, bool in_place = false,
                    Number parameter = {1, 1});
 
-// Register `name`, `name.out` and, if asked, `name_`. A backward function gets the saved tensors that `save` names, in
-// this order, and for a binary op as values the shapes of self and other, where broadcasting changed them, and alpha;
-// no values if nothing was broadcast and alpha is 1.
+// Register `name`, `name.out` and, if asked, `name_`. A backward function gets the saved tensors that its masks name,
+// in this order, undefined where no gradient wants them, and for a binary op as values the shapes of self and other,
+// where broadcasting changed them, and alpha; no values if nothing was broadcast and alpha is 1.
 enum Save { kNothing = 0, kSelf = 1, kOther = 2, kOutput = 4 };
 struct Differentiation {
-  BackwardFunction backward;  // null: the result is not differentiable
-  int save = kNothing;
+  BackwardFunction backward;                    // null: the result is not differentiable
+  int by_self = kNothing, by_other = kNothing;  // what the gradient by self, and that by other, takes
 };
 void define_unary(torch::Library& m, const ElementwiseSpec& spec, Differentiation d, bool in_place = false);
 void define_binary(torch::Library& m, const ElementwiseSpec& spec, Differentiation d, bool in_place = false);

@@ -188,6 +188,7 @@ bool may_overlap(const Tensor& c, const Tensor& t) {
 }
 
 void product_out(const char* op, const Matrices& a, const Matrices& b, const Tensor& out) {
+  check_writable(out);
   TORCH_CHECK(out.scalar_type() == a.tensor.scalar_type(), "Expected out tensor to have dtype ", a.tensor.dtype(),
               ", but got ", out.dtype(), " instead");
   TORCH_CHECK(out.device() == a.tensor.device(), "fastgrad::", op, ": Expected out tensor to have device ",

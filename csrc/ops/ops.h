@@ -4,6 +4,9 @@
 
 namespace fastgrad::ops {
 
+// A number as a 0-d tensor that promotes as it does, in an op with `like`.
+Tensor constant(const at::Scalar& s, const Tensor& like);
+
 Tensor add(const Tensor& self, const Tensor& other, const at::Scalar& alpha = 1);
 Tensor sub(const Tensor& self, const Tensor& other, const at::Scalar& alpha = 1);
 Tensor mul(const Tensor& self, const Tensor& other);

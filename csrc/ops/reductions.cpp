@@ -58,7 +58,9 @@ void check_not_empty(const ReductionSpec& spec, const Tensor& input, const Reque
 }
 
 // Computes into `outs`, of which absent ones are allocated.
-Gradients compute(const ReductionSpec& spec, const Tensor& input, const Request& r, Gradients outs = {}) {
+Gradients compute(const ReductionSpec& spec, const Tensor& input, Request r, Gradients outs = {}) {
+  const bool typed = spec.promotion == Promotion::integers || std::string_view(spec.name) == "mean";
+  if (typed && !r.dtype && !outs.empty()) r.dtype = outs[0].scalar_type();
   const at::ScalarType type = result_type(spec, input, r);
   check_not_empty(spec, input, r);
   const at::DimVector shape = reduced_shape(input.sizes(), r.mask, r.keepdim);
@@ -71,6 +73,7 @@ Gradients compute(const ReductionSpec& spec, const Tensor& input, const Request&
       place_output(outs[k]);
       continue;
     }
+    check_writable(outs[k]);
     const bool castable = (spec.promotion == Promotion::floating || spec.outputs > int(outs.size())) &&
                           c10::canCast(expected, outs[k].scalar_type());
     TORCH_CHECK(castable || outs[k].scalar_type() == expected, "Expected out tensor to have dtype ", expected,
@@ -156,10 +159,9 @@ void define_with_out(torch::Library& m, const ReductionSpec& spec, const std::st
         return as_result<R>(record({x}, spec.backward, [&] {
           Step step;
           step.outputs = as_list(op.call(x, in...));
-          if (spec.save) {
-            step.saved = {x};
-            for (const Tensor& out : step.outputs) step.saved.push_back(out);
-          }
+          if (spec.save & kInput) step.saved.push_back(x);
+          if (spec.save & kFirstOutput) step.saved.push_back(step.outputs[0]);
+          if (spec.save & kSecondOutput) step.saved.push_back(step.outputs[1]);
           for (const Tensor& out : step.outputs) step.non_differentiable.push_back(!out.is_floating_point());
           step.values = Reduced::values(x, request(x, in...));
           return step;
@@ -202,33 +204,33 @@ TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const char* const typed = "Tensor input, int[]? dim=None, bool keepdim=False, *, ScalarType? dtype=None";
   define_with_out<Tensor, Tensor, Dims, bool, Type>(
-      m, {"sum", &Backend::sum, 1, Promotion::integers, 0, false, &sum_backward, false}, typed);
+      m, {"sum", &Backend::sum, 1, Promotion::integers, 0, false, &sum_backward}, typed);
   define_with_out<Tensor, Tensor, Dims, bool, Type>(
-      m, {"mean", &Backend::mean, 1, Promotion::refuse, nan, false, &mean_backward, false}, typed);
+      m, {"mean", &Backend::mean, 1, Promotion::refuse, nan, false, &mean_backward}, typed);
   define_with_out<Tensor, Tensor, Dim, bool, Type>(
-      m, {"prod", &Backend::prod, 1, Promotion::integers, 1, false, &prod_backward},
+      m, {"prod", &Backend::prod, 1, Promotion::integers, 1, false, &prod_backward, kInput},
       "Tensor input, int? dim=None, bool keepdim=False, *, ScalarType? dtype=None");
 
   const char* const dims = "Tensor input, int[] dim=[], bool keepdim=False";
   define_with_out<Tensor, Tensor, at::IntArrayRef, bool>(
-      m, {"amax", &Backend::amax, 1, Promotion::same, {}, false, &amax_backward}, dims);
+      m, {"amax", &Backend::amax, 1, Promotion::same, {}, false, &amax_backward, kInput | kFirstOutput}, dims);
   define_with_out<Tensor, Tensor, at::IntArrayRef, bool>(
-      m, {"amin", &Backend::amin, 1, Promotion::same, {}, false, &amax_backward}, dims);
+      m, {"amin", &Backend::amin, 1, Promotion::same, {}, false, &amax_backward, kInput | kFirstOutput}, dims);
   define_with_out<Tensor, Tensor, at::IntArrayRef, bool>(
       m,
       {"logsumexp", &Backend::logsumexp, 1, Promotion::floating, -std::numeric_limits<double>::infinity(), false,
-       &logsumexp_backward},
+       &logsumexp_backward, kInput | kFirstOutput},
       "Tensor input, int[] dim, bool keepdim=False");
 
-  define_with_out<Tensor, Tensor>(m, {"max", &Backend::amax, 1, Promotion::same, {}, false, &max_backward},
-                                  "Tensor input");
-  define_with_out<Tensor, Tensor>(m, {"min", &Backend::amin, 1, Promotion::same, {}, false, &max_backward},
-                                  "Tensor input");
+  define_with_out<Tensor, Tensor>(
+      m, {"max", &Backend::amax, 1, Promotion::same, {}, false, &max_backward, kInput | kFirstOutput}, "Tensor input");
+  define_with_out<Tensor, Tensor>(
+      m, {"min", &Backend::amin, 1, Promotion::same, {}, false, &max_backward, kInput | kFirstOutput}, "Tensor input");
   const char* const dim = "Tensor input, int dim, bool keepdim=False";
   define_with_out<Pair, Pair, int64_t, bool>(
-      m, {"max_dim", &Backend::max_with_index, 2, Promotion::same, {}, true, &max_dim_backward}, dim);
+      m, {"max_dim", &Backend::max_with_index, 2, Promotion::same, {}, true, &max_dim_backward, kSecondOutput}, dim);
   define_with_out<Pair, Pair, int64_t, bool>(
-      m, {"min_dim", &Backend::min_with_index, 2, Promotion::same, {}, true, &max_dim_backward}, dim);
+      m, {"min_dim", &Backend::min_with_index, 2, Promotion::same, {}, true, &max_dim_backward, kSecondOutput}, dim);
   const char* const optional_dim = "Tensor input, int? dim=None, bool keepdim=False";
   define_with_out<Tensor, Tensor, Dim, bool>(m, {"argmax", &Backend::argmax, 1, Promotion::same, {}, true},
                                              optional_dim);
@@ -237,9 +239,13 @@ TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
 
   const char* const correction = "Tensor input, int[]? dim=None, *, Scalar? correction=None, bool keepdim=False";
   define_with_out<Pair, Tensor, Dims, const std::optional<at::Scalar>&, bool>(
-      m, {"var_mean", &Backend::var_mean, 2, Promotion::refuse, nan, false, &var_mean_backward}, correction);
+      m, {"var_mean", &Backend::var_mean, 2, Promotion::refuse, nan, false, &var_mean_backward, kInput | kSecondOutput},
+      correction);
   define_with_out<Pair, Tensor, Dims, const std::optional<at::Scalar>&, bool>(
-      m, {"std_mean", &Backend::std_mean, 2, Promotion::refuse, nan, false, &std_mean_backward}, correction);
+      m,
+      {"std_mean", &Backend::std_mean, 2, Promotion::refuse, nan, false, &std_mean_backward,
+       kInput | kFirstOutput | kSecondOutput},
+      correction);
 
   // As in torch's lists.
   for (const char* name : {"sum", "prod"}) define_autocast(m, name, Autocast::fp32_set_dtype);

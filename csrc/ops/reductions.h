@@ -12,6 +12,8 @@ enum class Promotion {
   floating,  // logsumexp: integers give the default dtype
 };
 
+enum SavedByReduction { kNoTensor = 0, kInput = 1, kFirstOutput = 2, kSecondOutput = 4 };
+
 struct ReductionSpec {
   const char* name;
   Kernel<ReduceArgs> kernel;
@@ -19,8 +21,8 @@ struct ReductionSpec {
   Promotion promotion = Promotion::same;
   std::optional<double> empty{};        // the result of no elements; an error where there is none
   bool index = false;                   // the last output is an index: int64
-  BackwardFunction backward = nullptr;  // saved: input, outputs. values: see Reduced
-  bool save = true;
+  BackwardFunction backward = nullptr;  // gets what `save` names, in that order; values: see Reduced
+  int save = kNoTensor;
 };
 
 // The arguments of a reduction. Kept for backward as the values dims, keepdim, numel, correction.
@@ -44,7 +46,7 @@ struct Reduced {
   static std::vector<c10::IValue> values(const Tensor& input, const Request& r);
   Tensor with_dims(const Tensor& t) const;  // t with the reduced dimensions put back, of size 1
   Tensor expand(const Tensor& t) const;     // and expanded to the input's shape and cast to its dtype
-  double count() const;                     // elements per result
+  c10::SymInt count() const;                // elements per result
 };
 
 // Backward functions, by what they expect to be saved.

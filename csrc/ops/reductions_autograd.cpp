@@ -36,13 +36,19 @@ Tensor Reduced::expand(const Tensor& t) const {
   const Tensor small = with_dims(t).to(type);
   return small.expand_symint(shape);
 }
-double Reduced::count() const {
+c10::SymInt Reduced::count() const {
   c10::SymInt n = 1;
   for (const int64_t d : dims) n *= shape[d];
-  return double(n.guard_int(__FILE__, __LINE__));
+  return n;
 }
 
 namespace {
+
+// t / n, where n may be symbolic.
+Tensor divided(const Tensor& t, const c10::SymInt& n) {
+  if (const auto known = n.maybe_as_int()) return mul(t, 1 / double(*known));
+  return mul(t, at::Scalar(c10::SymFloat(1.0) / c10::SymFloat(n)));
+}
 
 // What a full-size gradient gives a broadcast operand of the shape of `t`.
 Tensor sum_like(const Tensor& grad, const Tensor& t) { return sum_to(grad, t.sym_sizes()); }
@@ -272,8 +278,10 @@ TORCH_LIBRARY_FRAGMENT(fastgrad, m) {
         needs_recording("maximum_backward", {g, a, b});
         return record({g}, &maximum_double_backward, [&] { return Step{{maximum_op.call(g, a, b)}, {a, b}, {}}; })[0];
       });
-  define_binary(m, {"maximum", &Backend::maximum, Result::same}, {&extreme_backward<true>, kSelf | kOther});
-  define_binary(m, {"minimum", &Backend::minimum, Result::same}, {&extreme_backward<false>, kSelf | kOther});
+  define_binary(m, {"maximum", &Backend::maximum, Result::same},
+                {&extreme_backward<true>, kSelf | kOther, kSelf | kOther});
+  define_binary(m, {"minimum", &Backend::minimum, Result::same},
+                {&extreme_backward<false>, kSelf | kOther, kSelf | kOther});
 }
 
 }  // namespace
@@ -286,7 +294,7 @@ Tensor sum_product(const Tensor& self, const Tensor& other, at::IntArrayRef dim)
 Gradients sum_backward(const Saved& s, const Gradients& g) { return {Reduced(s).expand(g[0])}; }
 Gradients mean_backward(const Saved& s, const Gradients& g) {
   const Reduced r(s);
-  return {r.expand(mul(g[0], 1 / r.count()))};
+  return {r.expand(divided(g[0], r.count()))};
 }
 Gradients prod_backward(const Saved& s, const Gradients& g) {
   const Reduced r(s);
@@ -302,7 +310,7 @@ Gradients amax_backward(const Saved& s, const Gradients& g) {
 }
 Gradients max_dim_backward(const Saved& s, const Gradients& g) {
   const Reduced r(s);
-  const Tensor grad = r.with_dims(g[0]), indices = r.with_dims(s.tensors[2]);
+  const Tensor grad = r.with_dims(g[0]), indices = r.with_dims(s.tensors[0]);
   return {max_dim_grad(grad, indices, r.dims.empty() ? 0 : r.dims[0],
                        r.dims.empty() ? c10::SymInt(1) : r.shape[r.dims[0]])};
 }
@@ -316,11 +324,15 @@ static Gradients moments_backward(const Reduced& r, const Saved& s, const Tensor
                                   double factor) {
   Tensor grad;
   if (gvar.defined()) {
-    const double free = r.count() - r.correction;
-    grad = var_grad(r.with_dims(gvar), s.tensors[0], r.with_dims(s.tensors[2]), factor / std::max(free, 0.0));
+    Tensor g = r.with_dims(gvar);
+    if (const auto count = r.count().maybe_as_int())
+      factor /= std::max(double(*count) - r.correction, 0.0);
+    else
+      g = mul(g, at::Scalar(c10::SymFloat(1.0) / (c10::SymFloat(r.count()) - c10::SymFloat(r.correction)).max(0.0)));
+    grad = var_grad(g, s.tensors[0], r.with_dims(s.tensors.back()), factor);
   }
   if (!gmean.defined()) return {grad};
-  const Tensor from_mean = r.expand(mul(gmean, 1 / r.count()));
+  const Tensor from_mean = r.expand(divided(gmean, r.count()));
   return {grad.defined() ? add(grad, from_mean) : from_mean};
 }
 Gradients var_mean_backward(const Saved& s, const Gradients& g) {

@@ -1,7 +1,11 @@
-// From tensors to the argument structs of backend.h.
-#include "common.h"
-
+// From tensors to the argument structs of backend.h, and from numbers to tensors.
+#include <ATen/ScalarOps.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+
+#include "ops.h"
 
 namespace fastgrad::ops {
 
@@ -73,6 +77,30 @@ void check_status(const char* op, const Backend& backend, Status status, Stream 
 Tensor workspace_for(c10::Device device) {
   if (!backend_for(device).synchronize) return {};
   return at::empty({kWorkspaceBytes}, at::TensorOptions().dtype(at::kByte).device(device));
+}
+
+namespace {
+
+// Whether Python sees the op, as it does while a graph is traced.
+bool seen_by_python(const Tensor& t) {
+  return c10::impl::TorchDispatchModeTLS::any_modes_set() || t.key_set().has(c10::DispatchKey::Python);
+}
+
+}  // namespace
+
+// torch marks the tensors that it makes of numbers. A graph does not keep that mark, and no op of ours takes a number:
+// there, the dtype is one that promotes alike. fastgrad/functional/_define.py has the same for torch.compile.
+Tensor constant(const at::Scalar& s, const Tensor& like) {
+  if (!seen_by_python(like)) return at::native::wrapped_scalar_tensor(s);
+  const at::ScalarType type = like.scalar_type();
+  at::ScalarType own = s.isBoolean() ? at::kBool : s.isFloatingPoint() ? at::kDouble : at::kLong;
+  if (own == at::kDouble && c10::isIntegralType(type, true))
+    own = c10::typeMetaToScalarType(at::get_default_dtype());
+  else if (like.dim() == 0 && c10::isFloatingType(own) == c10::isFloatingType(type) && type != at::kBool &&
+           own != at::kBool)
+    own = type;
+  if (c10::impl::TorchDispatchModeTLS::any_modes_set()) return at::scalar_tensor(s, at::TensorOptions().dtype(own));
+  return at::full({}, s, like.options().dtype(own));
 }
 
 }  // namespace fastgrad::ops

@@ -30,21 +30,33 @@ def define(name: str, doc: str, traced: Callable[..., Any] | None = None) -> Cal
 def constant(number: float, other: torch.Tensor) -> torch.Tensor:
     """Return the 0-d CPU tensor that, in an op with `other`, promotes as the Python number `number` does in torch.
 
-    torch marks the tensors it makes of Python numbers; a traced graph does not keep that mark.
+    torch marks the tensors it makes of Python numbers; a traced graph does not keep that mark. (`ops::constant` in
+    csrc/ops/tensors.cpp does the same outside of torch.compile.)
     """
-    dtype = other.dtype
-    if isinstance(number, float) and not dtype.is_floating_point:
+    if isinstance(number, bool):
+        dtype = torch.bool
+    elif isinstance(number, int):
+        narrow = other.dim() == 0 and not other.dtype.is_floating_point and other.dtype != torch.bool
+        dtype = other.dtype if narrow else torch.int64
+    elif not other.dtype.is_floating_point:
         dtype = torch.get_default_dtype()
-    elif dtype == torch.bool and not isinstance(number, bool):
-        dtype = torch.int64
-    if other.dim() > 0 and dtype in (torch.bfloat16, torch.float16):
-        dtype = torch.float32  # rounds the number once, and promotes no further than `other`
+    else:
+        dtype = other.dtype if other.dim() == 0 else torch.float64
     return torch.full((), number, dtype=dtype, device="cpu")
 
 
-def _tensors(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    tensor = next(a for a in args if isinstance(a, torch.Tensor))
-    return tuple(a if isinstance(a, torch.Tensor) else constant(a, tensor) for a in args)
+_OPERANDS = ("input", "other")
+
+
+def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Make tensors of the operands that are numbers."""
+    operands = [*args, *(kwargs[name] for name in _OPERANDS if name in kwargs)]
+    tensor = next(a for a in operands if isinstance(a, torch.Tensor))
+
+    def converted(a: Any) -> Any:
+        return a if isinstance(a, torch.Tensor) else constant(a, tensor)
+
+    return tuple(converted(a) for a in args), {k: converted(a) if k in _OPERANDS else a for k, a in kwargs.items()}
 
 
 def _functional(name: str) -> Callable[..., Any]:
@@ -60,7 +72,7 @@ def _functional(name: str) -> Callable[..., Any]:
     out_op = packet.out
 
     def traced_elementwise(*args: Any, out: Any = None, **kwargs: Any) -> Any:
-        args = _tensors(args)
+        args, kwargs = _tensors(args, kwargs)
         if out is None:
             return op(*args, **kwargs)
         out_op(*args, **kwargs, out=out)
@@ -73,7 +85,8 @@ def _in_place(name: str) -> Callable[..., Any]:
     op = getattr(torch.ops.fastgrad, name).default
 
     def traced(input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        op(input, *_tensors((input, *args))[1:], **kwargs)
+        args, kwargs = _tensors((input, *args), kwargs)
+        op(*args, **kwargs)
         return input
 
     return traced

@@ -18,6 +18,8 @@ _smooth_l1_loss = define("smooth_l1_loss", "")
 
 
 def _warn_of_sizes(input: torch.Tensor, target: torch.Tensor) -> None:
+    if torch.compiler.is_compiling():  # a graph has no warnings
+        return
     warnings.warn(
         f"Using a target size ({target.size()}) that is different to the input size ({input.size()}). "
         "This will likely lead to incorrect results due to broadcasting. "

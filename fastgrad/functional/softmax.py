@@ -15,11 +15,13 @@ _log_softmax = define("log_softmax", "")
 
 
 def _implicit_dim(name: str, ndim: int, stacklevel: int) -> int:
-    # torch's rule, and its warning.
-    warnings.warn(
-        f"Implicit dimension choice for {name} has been deprecated. Change the call to include dim=X as an argument.",
-        stacklevel=stacklevel,
-    )
+    # torch's rule, and its warning, which no graph has.
+    if not torch.compiler.is_compiling():
+        warnings.warn(
+            f"Implicit dimension choice for {name} has been deprecated. "
+            "Change the call to include dim=X as an argument.",
+            stacklevel=stacklevel,
+        )
     return 0 if ndim in (0, 1, 3) else 1
 
 

@@ -34,6 +34,7 @@ class ClassWeights {
     data_ = static_cast<const T*>(o.data);
     if (o.dtype == dtype_of<T> && o.element_stride == sizeof(T)) return;
     copy_ = static_cast<T*>(std::malloc((a.n + 1) * sizeof(T)));
+    if (!copy_) std::abort();
     load_run<T>(o.dtype, copy_, static_cast<const char*>(o.data), o.element_stride, a.n);
     data_ = copy_;
   }

@@ -204,8 +204,8 @@ struct Driver {
     const int64_t width = j1 - j0;
     const bool narrow = width <= kTile / kNarrow;
     const int64_t pitch_in = narrow ? kTile / kNarrow : kTile, most = narrow ? kTileRows * kNarrow : kTileRows;
-    // Whole registers are read: what lies behind the columns must be numbers.
-    for (int k = 0; k < a.inputs; ++k)
+    // Whole registers are read: what lies behind columns that are gathered must be numbers.
+    for (int k = 0; k < a.inputs && width <= kTile; ++k)
       for (int64_t r = 0; r < most; ++r)
         for (int64_t c = width; c % 16 != 0; ++c) tile.buffer[k][r * pitch_in + c] = 0;
     const T* in[kMaxInputs];

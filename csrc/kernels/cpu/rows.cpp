@@ -150,7 +150,7 @@ RowBuffers<T>::RowBuffers(const RowsArgs& a, const RowStreams& streams, const Ro
   through_ = count > out && streamed_[out] && !plan.across && plan.stored == dtype_of<T> &&
              a.operand[streams.index[out]].dtype == dtype_of<T> && a.n >= kStreamedAtOnce &&
              (streams.inputs <= 1 || a.n * sizeof(T) % kLine == 0);
-  at_most_ = streamed_[out] ? kStreamedAtOnce : a.n;
+  at_most_ = count > out && streamed_[out] ? kStreamedAtOnce : a.n;
   bool adjacent = plan.single && !through_;
   for (int s = streams.inputs; s < count; ++s) {
     const auto& o = a.operand[streams.index[s]];
@@ -159,6 +159,7 @@ RowBuffers<T>::RowBuffers(const RowsArgs& a, const RowStreams& streams, const Ro
   if (adjacent && a.n > 0)
     while (2 * at_once_ * a.n <= kStreamedAtOnce) at_once_ *= 2;
   memory_ = buffers ? static_cast<T*>(std::aligned_alloc(64, buffers * elements * sizeof(T))) : nullptr;
+  if (buffers && !memory_) std::abort();
   T* next = memory_;
   for (int s = 0; s < count; ++s) {
     const bool shared = plan.across && s >= streams.inputs && streams.inputs > 0;

@@ -21,11 +21,12 @@ Status div_trunc(const MapArgs& a) { return map_with_integers<2, math::DivTrunc>
 Status pow(const MapArgs& a) {
   const bool floating = a.compute == Dtype::f32 || a.compute == Dtype::f64;
   return math::with_power(
-      constant_operand(a, 2), floating, [&](auto power) { return map_with_integers<2, decltype(power)>(a); },
+      constant_operand(a, 2), /*number=*/true, floating,
+      [&](auto power) { return map_with_integers<2, decltype(power)>(a); },
       [&](auto power) { return map<2, decltype(power)>(a); });
 }
 Status pow_base_backward(const MapArgs& a) {
-  return math::with_power_gradient(constant_operand(a, 3),
+  return math::with_power_gradient(constant_operand(a, 3), /*number=*/true,
                                    [&](auto gradient) { return map<3, decltype(gradient)>(a); });
 }
 Status pow_exponent_backward(const MapArgs& a) { return map<4, math::PowExponentBackward>(a); }

@@ -163,11 +163,12 @@ template <class A, class Formula, int Outputs, size_t... I>
 Status launch_strided(const MapArgs& a, const Formula& f) {
   constexpr int kOperands = Outputs + int(sizeof...(I));
   constexpr int64_t kLimit = 0x7fffffff - 4 * kMapThreads;
+  const auto stride = [&](int k, int d) { return a.operand[k].data ? a.operand[k].strides[d] : 0; };
   int64_t largest = a.numel > kLimit ? a.numel : 0;
   int cut = 0;
   for (int k = 0; k < kOperands; ++k) {
     int64_t extent = 0;
-    for (int d = 0; d < a.ndim; ++d) extent += (a.shape[d] - 1) * a.operand[k].strides[d];
+    for (int d = 0; d < a.ndim; ++d) extent += (a.shape[d] - 1) * stride(k, d);
     if (extent > kLimit && extent > largest) largest = extent;
   }
   if (largest > 0) {
@@ -177,7 +178,7 @@ Status launch_strided(const MapArgs& a, const Formula& f) {
       if (a.shape[d] < 2) continue;
       int64_t span = a.shape[d];
       for (int k = 0; k < kOperands; ++k)
-        if ((a.shape[d] - 1) * a.operand[k].strides[d] > span) span = (a.shape[d] - 1) * a.operand[k].strides[d];
+        if ((a.shape[d] - 1) * stride(k, d) > span) span = (a.shape[d] - 1) * stride(k, d);
       if (span > widest) widest = span, cut = d;
     }
     MapArgs half = a;
@@ -203,7 +204,7 @@ Status launch_strided(const MapArgs& a, const Formula& f) {
     to.data = static_cast<char*>(o.data);
     to.dtype = o.dtype;
     to.constant = math::value<A>(o.immediate);
-    for (int d = 0; d < a.ndim; ++d) to.strides[d] = int(o.strides[d]);
+    for (int d = 0; d < a.ndim; ++d) to.strides[d] = int(stride(k, d));
   }
   return launch({ceil_div(a.numel, 4 * kMapThreads), kMapThreads, a.stream}, &map_strided<A, Formula, Outputs, I...>, f,
                 s);
@@ -218,13 +219,10 @@ Status map_typed(const MapArgs& a, const Formula& f) {
   constexpr int kOutputs = output_count<decltype(f(((void)I, A())...))>;
   if (is_packed<T, Out>(a)) return launch_packed<T, Out, Formula, kOutputs, I...>(a, f);
   if constexpr (std::is_same_v<T, float>) {
-    for (int k = 0; k < a.operands; ++k) {
-      if (!a.operand[k].data) continue;
-      if (is_packed<bf16, std::conditional_t<R == Results::boolean, bool, bf16>>(a))
-        return map_typed<bf16, R, Formula, I...>(a, f);
-      if (is_packed<f16, std::conditional_t<R == Results::boolean, bool, f16>>(a))
-        return map_typed<f16, R, Formula, I...>(a, f);
-    }
+    if (is_packed<bf16, std::conditional_t<R == Results::boolean, bool, bf16>>(a))
+      return map_typed<bf16, R, Formula, I...>(a, f);
+    if (is_packed<f16, std::conditional_t<R == Results::boolean, bool, f16>>(a))
+      return map_typed<f16, R, Formula, I...>(a, f);
   }
   return launch_strided<A, Formula, kOutputs, I...>(a, f);
 }

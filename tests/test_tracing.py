@@ -1,0 +1,226 @@
+"""What sees fastgrad from above: __torch_function__, torch.fx, fake tensors, torch.export, torch.compile."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import fastgrad
+import fastgrad.functional as F
+
+
+@pytest.fixture(autouse=True)
+def forget_graphs():
+    torch._dynamo.reset()
+
+
+class Logged(torch.Tensor):
+    """A subclass as a user may write it: torch's own __torch_function__ keeps its type."""
+
+
+OVERRIDABLE = {
+    "relu": lambda f, x: f.relu(x),
+    "add": lambda f, x: f.add(x, 2.0),
+    "add, reversed": lambda f, x: f.mul(x.abs(), x),
+    "sum": lambda f, x: f.sum(x, 0),
+    "matmul": lambda f, x: f.matmul(x, x),
+    "softmax": lambda f, x: f.softmax(x, 1),
+}
+
+
+@pytest.mark.parametrize("case", OVERRIDABLE)
+def test_a_subclass_keeps_its_type(case):
+    x = torch.randn(3, 3)
+    op = OVERRIDABLE[case]
+    result = op(F, x.as_subclass(Logged))
+    assert type(result) is Logged
+    assert torch.equal(result.as_subclass(torch.Tensor), op(F, x))
+
+
+def test_a_mode_sees_the_call():
+    class Names(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            seen.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    seen: list[str] = []
+    with Names():
+        y = F.add(torch.ones(2), 1, alpha=2)
+        fastgrad.nn.Linear(2, 2)(y)
+    assert y.tolist() == [3.0, 3.0]
+    assert [name for name in seen if name in ("add", "linear")] == ["add", "linear"]
+
+
+class TakesAll:
+    """No tensor, but what an argument may be all the same."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        return func.__name__, args[1:], kwargs
+
+
+def test_anything_with_torch_function_has_the_call():
+    assert F.sub(TakesAll(), 3, alpha=2) == ("sub", (3,), {"alpha": 2})
+    assert F.mul(2, TakesAll())[0] == "mul"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda: F.add(), lambda: F.relu(torch.ones(1), 3, 4), lambda: F.sum(torch.ones(1), unknown=1)],
+    ids=["too few", "too many", "unknown name"],
+)
+def test_wrong_arguments_get_one_line(call):
+    with pytest.raises(TypeError, match=r"^\w+\(\) received an invalid combination of arguments - got \([^\n]*\)$"):
+        call()
+
+
+def test_fx_traces_a_swapped_model():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Softmax(1))
+    x = torch.randn(3, 4)
+    fastgrad.swap(model)
+    traced = torch.fx.symbolic_trace(model)
+    assert torch.equal(traced(x), model(x))
+    called = {node.target for node in traced.graph.nodes if node.op == "call_function"}
+    assert {F.linear, F.relu} <= called
+
+
+NUMBERS = {
+    "float": lambda f, x: f.mul(f.add(x, 1.5), 2),
+    "int": lambda f, x: f.add(x, 3),
+    "bool": lambda f, x: f.mul(x, True),
+    "first": lambda f, x: f.div(1.0, f.add(x, 5.0)),
+    "alpha": lambda f, x: f.sub(x, 0.1, alpha=3),
+    "power": lambda f, x: f.pow(x, 2),
+    "compare": lambda f, x: f.gt(x, 0.1),
+}
+INPUTS = {
+    "float32": torch.randn(5),
+    "bfloat16": torch.randn(5).bfloat16(),
+    "uint8": torch.tensor([2, 4, 7], dtype=torch.uint8),
+    "int64": torch.tensor([2, -4, 7]),
+    "0-d": torch.tensor(1.25),
+    "0-d half": torch.tensor(1.25, dtype=torch.float16),
+}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("case", NUMBERS)
+def test_numbers_promote_in_every_kind_of_trace(case, name):
+    op, x = NUMBERS[case], INPUTS[name]
+    expected = op(F, x)
+    with FakeTensorMode() as mode:
+        fake = op(F, mode.from_tensor(x))
+    assert (fake.dtype, fake.shape) == (expected.dtype, expected.shape)
+    torch.testing.assert_close(make_fx(lambda t: op(F, t))(x)(x), expected, rtol=0, atol=0)
+    compiled = torch.compile(lambda t: op(F, t), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("number", [-1, 300, 1000])
+def test_a_compiled_integer_beyond_the_dtype(number):
+    x = torch.tensor([2, 4], dtype=torch.uint8)
+    for op in (F.div, F.add, F.mul):
+        compiled = torch.compile(lambda t, op=op: op(t, number), backend="aot_eager", fullgraph=True)
+        assert torch.equal(compiled(x), op(x, number))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export(strict):
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            return F.add(F.mul(x, 2.0), 1)
+
+    x = torch.randn(3, 4)
+    program = torch.export.export(Model(), (x,), strict=strict)
+    assert torch.equal(program.module()(x), 2 * x + 1)
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        lambda f, x: f.add(input=x, other=x),
+        lambda f, x: f.add(x, other=2.0),
+        lambda f, x: f.relu(input=x),
+        lambda f, x: f.add(input=x, other=1, alpha=3),
+    ],
+    ids=["both", "number", "one", "alpha"],
+)
+def test_compiled_keyword_arguments(op):
+    x = torch.randn(4)
+    compiled = torch.compile(lambda t: op(F, t), backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(x), op(torch, x))
+
+
+def test_compiled_in_place_keyword():
+    def op(t):
+        h = t * 1
+        return F.add_(h, other=2.0)
+
+    x = torch.randn(4)
+    assert torch.equal(torch.compile(op, backend="aot_eager", fullgraph=True)(x), x + 2)
+
+
+GRADIENTS = {
+    "mean": lambda f, x: f.mean(x, 0),
+    "var": lambda f, x: f.var(x, 0),
+    "std": lambda f, x: f.std(x, 0),
+    "max": lambda f, x: f.max(x, 0)[0],
+}
+
+
+@pytest.mark.parametrize("case", GRADIENTS)
+def test_one_graph_for_any_number_of_rows(case):
+    op = GRADIENTS[case]
+    compiled = torch.compile(lambda t: op(F, t).sum(), backend="aot_eager", fullgraph=True)
+    for rows in (4, 5, 9):
+        x = torch.randn(rows, 3, dtype=torch.float64, requires_grad=True)
+        torch._dynamo.mark_dynamic(x, 0)  # raises where a size is taken for a constant
+        (grad,) = torch.autograd.grad(compiled(x), x)
+        (expected,) = torch.autograd.grad(op(torch, x).sum(), x)
+        torch.testing.assert_close(grad, expected)
+
+
+@pytest.mark.parametrize("loss", ["mse_loss", "smooth_l1_loss", "binary_cross_entropy_with_logits"])
+def test_export_of_a_loss_with_a_dynamic_batch(loss):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = fastgrad.nn.Linear(3, 2)
+
+        def forward(self, x, target):
+            return getattr(F, loss)(self.layer(x), target)
+
+    model, batch = Model(), torch.export.Dim("batch")
+    program = torch.export.export(
+        model, (torch.randn(8, 3), torch.rand(8, 2)), dynamic_shapes={"x": {0: batch}, "target": {0: batch}}
+    )
+    x, target = torch.randn(5, 3), torch.rand(5, 2)
+    torch.testing.assert_close(program.module()(x, target), model(x, target))
+
+
+def test_compiled_deprecated_choices():
+    x = torch.randn(3, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.equal(torch.compile(F.softmax, backend="eager", fullgraph=True)(x), F.softmax(x, 1))
+        loss = torch.compile(F.mse_loss, backend="eager", fullgraph=True)
+        assert torch.equal(loss(x, x[:1]), F.mse_loss(x, x[:1]))
+
+
+@pytest.mark.parametrize("number", [np.float32(1.5), np.float64(1.5), np.int64(3), np.int8(3), np.float16(2)], ids=str)
+def test_numpy_scalars(number):
+    for x in (torch.randn(3), torch.arange(3)):
+        torch.testing.assert_close(F.mul(x, number), torch.mul(x, number), rtol=0, atol=0)
+        torch.testing.assert_close(F.add(x.double(), x, alpha=number), torch.add(x.double(), x, alpha=number))
+
+
+def test_numbers_that_do_not_fit():
+    with pytest.raises(OverflowError):
+        F.mul(torch.ones(2), 2**70)
+    with pytest.raises(NotImplementedError, match="complex"):
+        F.mul(torch.ones(2), 1j)
