@@ -120,3 +120,24 @@ def test_inference_tensors_are_not_written_to():
         with pytest.raises(RuntimeError, match="Inplace update to inference tensor outside InferenceMode"):
             write()
     assert x.tolist() == [3.0] * 3
+
+
+def test_backward_may_come_again_where_nothing_was_saved():
+    x = torch.randn(3, requires_grad=True)
+    loss = F.sum(F.sub(F.add(x, 1.0), x))
+    for _ in range(2):
+        (grad,) = torch.autograd.grad(loss, x)
+        assert torch.equal(grad, torch.zeros(3))
+    loss = F.sum(F.mul(x, x))
+    torch.autograd.grad(loss, x)
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        torch.autograd.grad(loss, x)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_second_derivative_of_cross_entropy_where_every_row_is_ignored(reduction):
+    x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    loss = F.cross_entropy(x, torch.tensor([-100, -100]), reduction=reduction)
+    (grad,) = torch.autograd.grad(loss, x, create_graph=True)
+    (second,) = torch.autograd.grad(grad.sum(), x)
+    assert torch.equal(second, torch.zeros_like(x))

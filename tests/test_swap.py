@@ -323,3 +323,25 @@ def test_report_prints_without_a_terminal(capsys: pytest.CaptureFixture[str]) ->
     assert rows[1] == ["Conv2d", "1", "9", "left:", "no", "fastgrad", "layer"]
     assert "swapped" in str(fastgrad.SwapReport([fastgrad.swap(nn.ReLU()).swapped[0]]))
     assert str(fastgrad.SwapReport())  # of a model without layers
+
+
+def test_a_complex_model_stays_torchs() -> None:
+    model = nn.Sequential(nn.Linear(3, 3, dtype=torch.complex64), nn.Tanh())
+    report = fastgrad.swap(model)
+    assert not report.swapped and len(report.left) == 2
+    model(torch.randn(2, 3, dtype=torch.complex64))
+
+
+def test_what_cannot_be_compared_is_not_swapped() -> None:
+    layer = nn.Linear(3, 3, device="meta")
+    with pytest.raises(RuntimeError):
+        fastgrad.swap(layer, verify=torch.randn(2, 3, device="meta"))
+    assert type(layer) is nn.Linear
+
+
+def test_a_module_inside_itself() -> None:
+    inner = nn.Linear(2, 2)
+    model = nn.Sequential(inner)
+    inner.parent = model
+    assert [layer.names for layer in fastgrad.swap(model).swapped] == [("0",)]
+    assert fastgrad.restore(model) == ["0"]

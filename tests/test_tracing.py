@@ -224,3 +224,14 @@ def test_numbers_that_do_not_fit():
         F.mul(torch.ones(2), 2**70)
     with pytest.raises(NotImplementedError, match="complex"):
         F.mul(torch.ones(2), 1j)
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev], ids=["grad", "jacrev"])
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [(lambda x: F.sum(F.mul(x, x)), "mul"), (lambda x: F.mse_loss(x, 2 * x), "mse_loss")],
+    ids=["mul", "mse_loss"],
+)
+def test_transforms_of_functions_name_the_op(transform, op, name):
+    with pytest.raises(NotImplementedError, match=f"fastgrad::{name} does not support gradients inside torch.func"):
+        transform(op)(torch.randn(3))

@@ -180,7 +180,6 @@ struct GemmArgs {
   KERNEL(tanh_backward, MapArgs) \
   KERNEL(abs_backward, MapArgs) \
   KERNEL(sqrt_backward, MapArgs) \
-  KERNEL(copy, MapArgs) \
   KERNEL(gemm, GemmArgs) \
   KERNEL(softmax, RowsArgs) \
   KERNEL(softmax_backward, RowsArgs) \

@@ -33,11 +33,6 @@ void autocast(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::St
   const size_t first = stack->size() - count;
   at::ScalarType to = at::kFloat;
   if (Rule == Autocast::lower_precision) to = at::autocast::get_autocast_dtype(device);
-  if (Rule == Autocast::promote) {  // the widest floating dtype among the arguments
-    to = at::autocast::get_autocast_dtype(device);
-    for (const c10::IValue& v : torch::jit::last(*stack, count))
-      if (v.isTensor() && eligible(v.toTensor(), device)) to = at::autocast::prioritize(to, v.toTensor(), device);
-  }
   if (Rule == Autocast::fp32_set_dtype) {  // the op computes in float32 from the tensors as they are
     if (eligible((*stack)[first].toTensor(), device))
       for (size_t i = 0; i < count; ++i)
@@ -59,8 +54,6 @@ void implement(torch::Library& m, const char* name, Autocast rule) {
       return add(CppFunction::makeFromBoxedFunction<&autocast<Autocast::fp32, Key>>());
     case Autocast::fp32_set_dtype:
       return add(CppFunction::makeFromBoxedFunction<&autocast<Autocast::fp32_set_dtype, Key>>());
-    case Autocast::promote:
-      return add(CppFunction::makeFromBoxedFunction<&autocast<Autocast::promote, Key>>());
   }
 }
 

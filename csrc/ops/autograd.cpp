@@ -1,6 +1,7 @@
 // The one autograd function; see autograd.h.
 #include "autograd.h"
 
+#include <ATen/FuncTorchTLS.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -17,11 +18,12 @@ namespace {
 using torch::autograd::AutogradContext;
 
 // All that the node keeps besides tensors is one entry of its table, since each entry costs as much as a small kernel:
-// a number, or a list of that and the step's values. In the number are the backward function and which inputs are
-// present: the address takes the lower 48 bits, which is what user space has.
+// a number, or a list of that and the step's values. In the number are the backward function, which inputs are present
+// and whether tensors are saved: the address takes the lower 48 bits, which is what user space has.
 constexpr int kAddressBits = 48;
+constexpr uint64_t kNothingSaved = 1 << 15;  // a bit of `present`: then backward may come again, as in torch
 int64_t pack(BackwardFunction backward, uint64_t present) {
-  TORCH_INTERNAL_ASSERT(present < 1 << (64 - kAddressBits));
+  TORCH_INTERNAL_ASSERT(present < uint64_t(1) << (64 - kAddressBits));
   return static_cast<int64_t>(present << kAddressBits | reinterpret_cast<uint64_t>(backward));
 }
 std::pair<BackwardFunction, uint64_t> unpack(int64_t plan) {
@@ -46,6 +48,7 @@ struct Recorded : torch::autograd::Function<Named> {
       return run();
     }();
     ctx->set_materialize_grads(false);
+    const bool saves = !step.saved.empty();
     ctx->save_for_backward(std::move(step.saved));
     if (step.in_place) ctx->mark_dirty({inputs[0]});
     if (!step.non_differentiable.empty()) {
@@ -54,7 +57,7 @@ struct Recorded : torch::autograd::Function<Named> {
         if (step.non_differentiable[i]) list.push_back(step.outputs[i]);
       ctx->mark_non_differentiable(list);
     }
-    c10::IValue plan = pack(backward, present);
+    c10::IValue plan = pack(backward, present | (saves ? 0 : kNothingSaved));
     if (!step.values.empty()) {
       c10::impl::GenericList list(c10::AnyType::get());
       list.reserve(step.values.size() + 1);
@@ -78,9 +81,9 @@ struct Recorded : torch::autograd::Function<Named> {
     const bool has_values = plan.isList();
     const auto [function, present] = unpack((has_values ? plan.toListRef()[0] : plan).toInt());
     Saved saved;
-    saved.tensors = ctx->get_saved_variables();
+    if (!(present & kNothingSaved)) saved.tensors = ctx->get_saved_variables();
     if (has_values) saved.values.assign(plan.toListRef().begin() + 1, plan.toListRef().end());
-    const size_t inputs = std::bit_width(present) - 1;
+    const size_t inputs = std::bit_width(present & ~kNothingSaved) - 1;
     for (size_t i = 0, edge = 0; i < inputs; ++i)
       saved.needed.push_back((present >> i & 1) && ctx->needs_input_grad(edge++));
     bool any_grad = false;
@@ -139,7 +142,16 @@ bool needs_recording(const char* op, at::TensorList inputs) {
     TORCH_CHECK_NOT_IMPLEMENTED(!t._fw_grad(/*level=*/0).defined(), "fastgrad::", op,
                                 " does not support forward-mode automatic differentiation");
   }
-  return requires_grad && c10::GradMode::is_enabled();
+  if (!requires_grad || !c10::GradMode::is_enabled()) return false;
+  if (const auto& transforms = at::functorch::functorchTLSAccessor()) {
+    try {
+      transforms->checkSupportsCppAutogradFunction();
+    } catch (const c10::Error&) {
+      TORCH_CHECK_NOT_IMPLEMENTED(false, "fastgrad::", op,
+                                  " does not support gradients inside torch.func transforms (grad, vjp, jacrev, vmap)");
+    }
+  }
+  return true;
 }
 
 namespace {

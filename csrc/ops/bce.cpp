@@ -9,7 +9,6 @@
 namespace fastgrad::ops {
 namespace {
 
-Tensor scaled(const Tensor& x, double scale) { return scale == 1 ? x : mul(x, scale); }
 Tensor weighted(const Tensor& x, const OptionalTensor& weight) { return weight ? mul(x, *weight) : x; }
 Tensor complement(const Tensor& x) { return affine(1, -1, x); }
 Tensor sigmoid(const Tensor& x) {

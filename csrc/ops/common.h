@@ -16,6 +16,7 @@ namespace fastgrad::ops {
 
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
+inline OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
 
 // backends.cpp: the table that serves a device; FASTGRAD_BACKEND, or force_backend, overrides the CPU's.
 const Backend& backend_for(c10::Device device);
@@ -33,6 +34,9 @@ Dtype dtype_of(at::ScalarType type);       // raises NotImplementedError for wha
 Dtype compute_dtype(at::ScalarType type);  // the arithmetic done for values of this type
 Stream stream_of(c10::Device device);
 Number number(const at::Scalar& s);
+// The device a kernel runs on, if it is not given: that of the tensors with dimensions; a 0-d CPU tensor may join any
+// of them. RuntimeError if there are two.
+c10::Device device_of(const char* op, at::TensorList tensors, std::optional<c10::Device> given = {});
 void check_status(const char* op, const Backend& backend, Status status, Stream stream);
 Tensor workspace_for(c10::Device device);  // undefined where the kernels want none
 
@@ -81,7 +85,7 @@ void implement(torch::Library& m, const std::string& name, K kernel, A autograd)
 }
 
 // autocast.cpp: what autocast does to the arguments of an op, as torch's lists say for its own op of that name.
-enum class Autocast { lower_precision, fp32, fp32_set_dtype, promote };
+enum class Autocast { lower_precision, fp32, fp32_set_dtype };
 void define_autocast(torch::Library& m, const char* name, Autocast cuda);                // CUDA only
 void define_autocast(torch::Library& m, const char* name, Autocast cuda, Autocast cpu);  // both
 void define_cpu_autocast(torch::Library& m, const char* name, Autocast cpu);

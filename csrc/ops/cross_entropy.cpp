@@ -23,12 +23,22 @@ using NllLoss = Two(const Tensor&, const Tensor&, const OptionalTensor&, int64_t
 using NllLossBackward = Tensor(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const Tensor&,
                                int64_t, int64_t);
 
-template <class Signature>
-const auto& op(const char* name) {  // one signature an op
-  static const auto op = handle<Signature>(name);
+const auto& cross_entropy_op() {
+  static const auto op = handle<CrossEntropy>("cross_entropy");
   return op;
 }
-OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
+const auto& cross_entropy_backward_op() {
+  static const auto op = handle<CrossEntropyBackward>("cross_entropy_backward");
+  return op;
+}
+const auto& nll_loss_op() {
+  static const auto op = handle<NllLoss>("nll_loss");
+  return op;
+}
+const auto& nll_loss_backward_op() {
+  static const auto op = handle<NllLossBackward>("nll_loss_backward");
+  return op;
+}
 Tensor reduced_to(const Tensor& x, int64_t dim, bool none) { return none ? sum_along(x, dim).squeeze(dim) : sum(x); }
 
 // ---- cross_entropy
@@ -71,9 +81,9 @@ Tensor cross_entropy_backward_kernel(const Tensor& grad, const Tensor& input, co
 }
 
 Tensor call_backward(const Saved& s, const Tensor& grad) {
-  return op<CrossEntropyBackward>("cross_entropy_backward")
-      .call(grad, s.tensors[0], s.tensors[1], optional(s.tensors[2]), s.tensors[3], s.tensors[4], s.values[0].toInt(),
-            s.values[1].toInt(), s.values[2].toDouble());
+  return cross_entropy_backward_op().call(grad, s.tensors[0], s.tensors[1], optional(s.tensors[2]), s.tensors[3],
+                                          s.tensors[4], s.values[0].toInt(), s.values[1].toInt(),
+                                          s.values[2].toDouble());
 }
 
 // What second derivatives and those by the target are composed of. Saved: input, target, weight, stats, total weight.
@@ -141,7 +151,7 @@ Gradients cross_entropy_differentiate(const Saved& s, const Gradients& g) {
 
 Three cross_entropy_autograd(const Tensor& input, const Tensor& target, const OptionalTensor& weight, int64_t reduction,
                              int64_t ignore_index, double label_smoothing, Dtype_ dtype) {
-  const auto& forward = op<CrossEntropy>("cross_entropy");
+  const auto& forward = cross_entropy_op();
   const Tensor w = weight.value_or(Tensor());
   if (!needs_recording("cross_entropy", {input, target, w})) {
     const BelowAutograd below;
@@ -189,8 +199,8 @@ Tensor cross_entropy_backward_autograd(const Tensor& grad, const Tensor& input, 
                                        const OptionalTensor& weight, const Tensor& stats, const Tensor& total_weight,
                                        int64_t reduction, int64_t ignore_index, double label_smoothing) {
   const auto call = [&] {
-    return op<CrossEntropyBackward>("cross_entropy_backward")
-        .call(grad, input, target, weight, stats, total_weight, reduction, ignore_index, label_smoothing);
+    return cross_entropy_backward_op().call(grad, input, target, weight, stats, total_weight, reduction, ignore_index,
+                                            label_smoothing);
   };
   const Tensor w = weight.value_or(Tensor());
   const Gradients inputs{grad, input, target, w, stats, total_weight};
@@ -231,7 +241,7 @@ Tensor nll_loss_backward_kernel(const Tensor& grad, const Tensor& input, const T
 
 Two nll_loss_autograd(const Tensor& input, const Tensor& target, const OptionalTensor& weight, int64_t reduction,
                       int64_t ignore_index, Dtype_ dtype) {
-  const auto& forward = op<NllLoss>("nll_loss");
+  const auto& forward = nll_loss_op();
   const Tensor w = weight.value_or(Tensor());
   if (!needs_recording("nll_loss", {input, w})) {
     const BelowAutograd below;
@@ -241,9 +251,8 @@ Two nll_loss_autograd(const Tensor& input, const Tensor& target, const OptionalT
               "The function 'nll_loss' is not differentiable with respect to argument 'weight'. This input cannot have "
               "requires_grad True.");
   const BackwardFunction differentiate = [](const Saved& s, const Gradients& g) -> Gradients {
-    return {op<NllLossBackward>("nll_loss_backward")
-                .call(g[0], s.tensors[0], s.tensors[1], optional(s.tensors[2]), s.tensors[3], s.values[0].toInt(),
-                      s.values[1].toInt())};
+    return {nll_loss_backward_op().call(g[0], s.tensors[0], s.tensors[1], optional(s.tensors[2]), s.tensors[3],
+                                        s.values[0].toInt(), s.values[1].toInt())};
   };
   const Gradients out = record(input, differentiate, [&]() -> Step {
     auto [loss, total] = forward.call(input, target, weight, reduction, ignore_index, dtype);
@@ -257,17 +266,15 @@ Tensor nll_loss_backward_autograd(const Tensor& grad, const Tensor& input, const
                                   const OptionalTensor& weight, const Tensor& total_weight, int64_t reduction,
                                   int64_t ignore_index) {
   const auto call = [&] {
-    return op<NllLossBackward>("nll_loss_backward")
-        .call(grad, input, target, weight, total_weight, reduction, ignore_index);
+    return nll_loss_backward_op().call(grad, input, target, weight, total_weight, reduction, ignore_index);
   };
   if (!needs_recording("nll_loss_backward", {grad, input})) {
     const BelowAutograd below;
     return call();
   }
   const BackwardFunction differentiate = [](const Saved& s, const Gradients& v) -> Gradients {
-    return {std::get<0>(op<NllLoss>("nll_loss")
-                            .call(v[0], s.tensors[0], optional(s.tensors[1]), s.values[0].toInt(), s.values[1].toInt(),
-                                  s.values[2].toScalarType())),
+    return {std::get<0>(nll_loss_op().call(v[0], s.tensors[0], optional(s.tensors[1]), s.values[0].toInt(),
+                                           s.values[1].toInt(), s.values[2].toScalarType())),
             Tensor()};
   };
   return record({grad, input}, differentiate, [&]() -> Step {

@@ -17,19 +17,6 @@ at::ScalarType promoted(at::TensorList inputs, Result result) {
   return common;
 }
 
-// The device the kernel runs on: that of the tensors with dimensions; a 0-d CPU tensor may join any of them.
-c10::Device device_of(const char* op, at::TensorList inputs, const Tensor& out) {
-  c10::Device device = out.defined() ? out.device() : inputs[0].device();
-  if (!out.defined())
-    for (const Tensor& t : inputs)
-      if (!t.device().is_cpu()) device = t.device();
-  for (const Tensor& t : inputs)
-    TORCH_CHECK(t.device() == device || (t.dim() == 0 && t.device().is_cpu()), "fastgrad::", op,
-                ": expected all tensors to be on the same device, but found at least two devices, ", device, " and ",
-                t.device(), "!");
-  return device;
-}
-
 // `immediate`: null, or the operand's value.
 void fill_operand(Operand& o, const at::TensorIteratorBase& it, int k, const Tensor* immediate) {
   const at::ScalarType type = it.dtype(k);
@@ -86,7 +73,7 @@ Tensor elementwise(const ElementwiseSpec& spec, at::TensorList inputs, Tensor ou
   const at::ScalarType result = spec.result == Result::boolean ? at::kBool : common;
   if (!out.defined() && plain(inputs)) return plain_elementwise(spec, inputs, common, result, parameter);
   if (out.defined()) check_writable(out);
-  const c10::Device device = device_of(spec.name, inputs, out);
+  const c10::Device device = device_of(spec.name, inputs, out.defined() ? std::optional(out.device()) : std::nullopt);
   TORCH_CHECK(!out.defined() || c10::canCast(result, out.scalar_type()), "result type ", result,
               " can't be cast to the desired output type ", out.scalar_type());
   // A constant wraps to an integer type of the tensors before the arithmetic, and is rounded to a 16-bit one before a

@@ -84,17 +84,6 @@ IndexSpace index_space(const char* op, at::IntArrayRef shape, at::TensorList ten
   return s;
 }
 
-c10::Device device_of(const char* op, at::TensorList tensors) {
-  c10::Device device = tensors[0].device();
-  for (const Tensor& t : tensors)
-    if (t.defined() && !t.device().is_cpu()) device = t.device();
-  for (const Tensor& t : tensors)
-    TORCH_CHECK(!t.defined() || t.device() == device || (t.dim() == 0 && t.device().is_cpu()), "fastgrad::", op,
-                ": expected all tensors to be on the same device, but found at least two devices, ", device, " and ",
-                t.device(), "!");
-  return device;
-}
-
 // Broadcasts `shape` with the weights, which must not enlarge it.
 void check_weights(at::IntArrayRef shape, at::TensorList weights) {
   for (const Tensor& w : weights) {

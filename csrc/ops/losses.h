@@ -4,6 +4,7 @@
 #include <ATen/core/Reduction.h>
 
 #include "early_gradient.h"
+#include "ops.h"
 
 namespace fastgrad::ops {
 
@@ -41,7 +42,7 @@ struct without_early<Compute> {
 };
 
 inline Tensor defined_or_not(const OptionalTensor& t) { return t ? *t : Tensor(); }
-inline OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
+inline Tensor scaled(const Tensor& x, double scale) { return scale == 1 ? x : mul(x, scale); }
 
 // call(), recorded for autograd with all inputs and the values saved for `derivatives`.
 template <class Call>

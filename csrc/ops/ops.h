@@ -32,9 +32,6 @@ Tensor tanh_backward(const Tensor& grad, const Tensor& y);
 
 Tensor sum(const Tensor& input, at::OptionalIntArrayRef dim = std::nullopt, bool keepdim = false);
 Tensor sum_product(const Tensor& self, const Tensor& other, at::IntArrayRef dim);  // of one shape and dtype; keeps dims
-Tensor mean(const Tensor& input, at::OptionalIntArrayRef dim = std::nullopt, bool keepdim = false);
-Tensor amax(const Tensor& input, at::IntArrayRef dim = {}, bool keepdim = false);
-Tensor logsumexp(const Tensor& input, at::IntArrayRef dim, bool keepdim = false);
 
 // 1 - x^2 and the like: a + b x
 Tensor affine(const at::Scalar& a, const at::Scalar& b, const Tensor& x);

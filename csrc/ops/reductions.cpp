@@ -260,18 +260,4 @@ Tensor sum(const Tensor& input, at::OptionalIntArrayRef dim, bool keepdim) {
   static const auto op = handle<Op>("sum");
   return op.call(input, dim, keepdim, std::nullopt);
 }
-Tensor mean(const Tensor& input, at::OptionalIntArrayRef dim, bool keepdim) {
-  using Op = Tensor(const Tensor&, at::OptionalIntArrayRef, bool, std::optional<at::ScalarType>);
-  static const auto op = handle<Op>("mean");
-  return op.call(input, dim, keepdim, std::nullopt);
-}
-Tensor amax(const Tensor& input, at::IntArrayRef dim, bool keepdim) {
-  static const auto op = handle<Tensor(const Tensor&, at::IntArrayRef, bool)>("amax");
-  return op.call(input, dim, keepdim);
-}
-Tensor logsumexp(const Tensor& input, at::IntArrayRef dim, bool keepdim) {
-  static const auto op = handle<Tensor(const Tensor&, at::IntArrayRef, bool)>("logsumexp");
-  return op.call(input, dim, keepdim);
-}
-
 }  // namespace fastgrad::ops

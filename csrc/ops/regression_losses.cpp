@@ -56,7 +56,6 @@ Tensor call_backward(const Tensor& grad, const Tensor& input, const Tensor& targ
   static const auto op = handle<WeightedBackward>(L::backward_name);
   return op.call(grad, input, target, weight, reduction);
 }
-Tensor scaled(const Tensor& x, double scale) { return scale == 1 ? x : mul(x, scale); }
 
 template <class L>
 Tensor forward(EarlyGradient* early, const Tensor& input, const Tensor& target, const OptionalTensor& weight,

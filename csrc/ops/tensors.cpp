@@ -65,6 +65,18 @@ Number number(const at::Scalar& s) {
   return {double(i), i};
 }
 
+c10::Device device_of(const char* op, at::TensorList tensors, std::optional<c10::Device> given) {
+  c10::Device device = given.value_or(tensors[0].device());
+  if (!given)
+    for (const Tensor& t : tensors)
+      if (t.defined() && !t.device().is_cpu()) device = t.device();
+  for (const Tensor& t : tensors)
+    TORCH_CHECK(!t.defined() || t.device() == device || (t.dim() == 0 && t.device().is_cpu()), "fastgrad::", op,
+                ": expected all tensors to be on the same device, but found at least two devices, ", device, " and ",
+                t.device(), "!");
+  return device;
+}
+
 void check_status(const char* op, const Backend& backend, Status status, Stream stream) {
   // A kernel may fail after its launch, and would be reported by whatever runs next.
   if (status == kSuccess && backend.synchronize && debugging()) status = backend.synchronize(stream);

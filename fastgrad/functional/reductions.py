@@ -146,8 +146,10 @@ _moments = {"var": _define("var_mean"), "std": _define("std_mean")}
 
 
 def _extreme(name: str, input: torch.Tensor, dim: Any, keepdim: bool, other: Any, out: Any) -> Any:
-    if isinstance(dim, torch.Tensor):
+    if isinstance(dim, torch.Tensor) and other is None:
         dim, other = None, dim
+    if keepdim and dim is None or other is not None and dim is not None:
+        raise TypeError(f"{name}() takes one of other and dim, and keepdim with dim only")
     if other is not None:
         return _elementwise[name](input, other, out=out)
     if dim is None:

@@ -6,13 +6,6 @@
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
-struct Identity {
-  template <class V>
-  FASTGRAD_INLINE V operator()(V x) const {
-    return x;
-  }
-};
-
 // n numbers of the bias, from the first on, in the type of the arithmetic.
 template <class T, class S>
 FASTGRAD_INLINE void load_bias(const S* bias, int64_t stride, int64_t first, int64_t n, T* to) {
@@ -54,7 +47,7 @@ FinishTile<T, S> finish_for(Activation activation) {
     case Activation::tanh:
       return &finish_tile<T, S, math::Tanh>;
     default:
-      return &finish_tile<T, S, Identity>;
+      return &finish_tile<T, S, math::Identity>;
   }
 }
 

@@ -70,7 +70,7 @@ constexpr int64_t kShortRow = Folds<Reducer> && Vec<T>::size > 4 ? Vec<T>::size 
 
 // Whether runs in place may be longer than a block.
 template <class Reducer, class Formula>
-constexpr bool kMayBeLong = Folds<Reducer> && std::is_same_v<Formula, Identity>;
+constexpr bool kMayBeLong = Folds<Reducer> && std::is_same_v<Formula, math::Identity>;
 
 template <class T, class S, class Reducer, class Formula, class Gradient, size_t... I>
 void reduce_results(const void* const* in, const int64_t* step, int64_t results, int64_t n, int64_t apart,
@@ -176,7 +176,7 @@ void finish_results(W* state, int64_t pitch, int64_t columns, int64_t count, con
 // For elements themselves; what a formula makes of several inputs is worth a conversion of them in blocks.
 template <class T, class S, class Reducer, class Formula, size_t... I>
 constexpr typename ReduceBlocks<T>::Run widening_run() {
-  if constexpr (std::is_same_v<T, float> && std::is_same_v<Formula, Identity>)
+  if constexpr (std::is_same_v<T, float> && std::is_same_v<Formula, math::Identity>)
     return &reduce_run<T, S, Reducer, Formula, NoGradient, I...>;
   else
     return nullptr;
@@ -213,11 +213,11 @@ Status reduce_indexed(const ReduceArgs& args, std::index_sequence<I...>) {
   return kUnsupported;
 }
 
-template <class Reducer, class Formula = Identity, int Inputs = 1, class Gradient = NoGradient>
+template <class Reducer, class Formula = math::Identity, int Inputs = 1, class Gradient = NoGradient>
 Status reduce(const ReduceArgs& args) {
   return reduce_indexed<true, false, Reducer, Formula, Gradient>(args, std::make_index_sequence<Inputs>());
 }
-template <class Reducer, class Formula = Identity, int Inputs = 1>
+template <class Reducer, class Formula = math::Identity, int Inputs = 1>
 Status reduce_with_integers(const ReduceArgs& args) {
   return reduce_indexed<true, true, Reducer, Formula, NoGradient>(args, std::make_index_sequence<Inputs>());
 }

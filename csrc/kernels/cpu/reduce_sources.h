@@ -46,13 +46,6 @@ struct GradientOf {
   }
 };
 
-struct Identity {
-  template <class V>
-  FASTGRAD_INLINE V operator()(V x) const {
-    return x;
-  }
-};
-
 template <class T>
 using wide_t = std::conditional_t<std::is_integral_v<T>, int64_t, double>;
 
@@ -139,7 +132,7 @@ struct RunSource {
     // Several accumulators hide the latency. Emptying them every few steps keeps the chains of roundings short.
     constexpr int kAccumulators = 4, kSteps = V::size > 8 && L != Lanes::widened ? 8 : 16;
     // Arithmetic keeps the loads waiting, so memory would idle; a bare sum or maximum does not.
-    constexpr bool kFetches = !std::is_same_v<Formula, Identity> || !requires { Map::light; };
+    constexpr bool kFetches = !std::is_same_v<Formula, math::Identity> || !requires { Map::light; };
     constexpr bool kHalves = kMayLoadHalves<T, S, Formula>;
     Total total[N];
     V sum[kAccumulators][N];

@@ -38,7 +38,6 @@ Status le(const MapArgs& a) { return map_comparison<2, math::Le>(a); }
 Status gt(const MapArgs& a) { return map_comparison<2, math::Gt>(a); }
 Status ge(const MapArgs& a) { return map_comparison<2, math::Ge>(a); }
 
-Status copy(const MapArgs& a) { return map_with_integers<1, math::Copy>(a); }
 Status neg(const MapArgs& a) { return map_with_integers<1, math::Neg>(a); }
 Status abs(const MapArgs& a) { return map_with_integers<1, math::Abs>(a); }
 Status abs_backward(const MapArgs& a) { return map<2, math::AbsBackward>(a); }

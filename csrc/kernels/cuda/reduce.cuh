@@ -298,11 +298,11 @@ Status reduce_indexed(const ReduceArgs& args, std::index_sequence<I...>) {
   return kUnsupported;
 }
 
-template <class Reducer, class Formula = math::Copy, int Inputs = 1>
+template <class Reducer, class Formula = math::Identity, int Inputs = 1>
 Status reduce(const ReduceArgs& args) {
   return reduce_indexed<false, Reducer, Formula>(args, std::make_index_sequence<Inputs>());
 }
-template <class Reducer, class Formula = math::Copy, int Inputs = 1>
+template <class Reducer, class Formula = math::Identity, int Inputs = 1>
 Status reduce_with_integers(const ReduceArgs& args) {
   return reduce_indexed<true, Reducer, Formula>(args, std::make_index_sequence<Inputs>());
 }

@@ -154,12 +154,6 @@ FASTGRAD_COMPARISON(Gt, >)
 FASTGRAD_COMPARISON(Ge, >=)
 #undef FASTGRAD_COMPARISON
 
-struct Copy {
-  template <class V>
-  FASTGRAD_FORMULA V operator()(V x) const {
-    return x;
-  }
-};
 struct Neg {
   template <class V>
   FASTGRAD_FORMULA V operator()(V x) const {

@@ -128,4 +128,11 @@ FASTGRAD_SCALAR_FUNCTIONS(int8_t)
 FASTGRAD_SCALAR_FUNCTIONS(uint8_t)
 #undef FASTGRAD_SCALAR_FUNCTIONS
 
+struct Identity {
+  template <class V>
+  FASTGRAD_FORMULA V operator()(V x) const {
+    return x;
+  }
+};
+
 }  // namespace fastgrad::math
