@@ -94,6 +94,38 @@ struct Panels {
   int64_t size(int64_t p) const { return base + (p < larger); }
 };
 
+// How a block of the product, m rows by n columns, is cut: at most mc rows of A by kc of k by nc columns of B at a
+// time, panels of A of `height` rows. Which operands are read where they lie, and what is said of them in the loops.
+template <class E, class S>
+struct BlockPlan {
+  using T = SumOf<E>;
+  int64_t kc, nc, mc, height;
+  bool b_in_place, a_in_place, strided;  // strided: A in place, with its rows apart
+  bool b_in_l2, wide_sums;               // wide_sums: kept in T from one kc to the next, where C is narrower
+
+  BlockPlan(const Product<S>& g, int64_t m, int64_t n) {
+    using B = Blocking<T>;
+    constexpr int64_t NR = B::NV * Vec<T>::size, MR = B::MR, U = kNumbers<E>;
+    constexpr bool same = std::is_same_v<E, S>;
+    const int64_t most_in_place = same && g.b.col == 1 ? rows_in_place<T>(g.b.row * int64_t(sizeof(T))) : 0;
+    b_in_place = m <= most_in_place;
+    const int64_t kc_in_place = std::min<int64_t>(kMostOfK<E>, kNearPanel / (NR * sizeof(T)));
+    kc = even_block(g.k, g.m <= most_in_place ? kc_in_place : kMostOfK<E>, 4 * U);
+    nc = even_block(n, B::NC, NR);
+    wide_sums = !same && kc < g.k;
+    b_in_l2 = !b_in_place && kc * nc * int64_t(sizeof(E)) / U <= most_in_l2();
+    // With little to do for each of its elements C is what takes the time, and is written row by row.
+    const bool flat = b_in_l2 && kc <= kFlatDepth && n > 8 * NR;
+    mc = even_block(m, flat ? MR : b_in_l2 && g.a.row != 1 ? 2 * MR : B::MC, MR);
+    // Packing A pays once its elements are far apart or are read for very many columns.
+    a_in_place = same && n <= (g.a.col == 1 ? 4 * NR : g.a.row == 1 ? 8 * NR : 0);
+    strided = a_in_place && g.a.row != 1;
+    // Rows a multiple of 1 KiB apart fall into few sets of L1, whose 8 ways 7 rows and B just fit.
+    const int64_t stride = g.a.row * int64_t(sizeof(T));
+    height = strided && stride > kNear && (stride & -stride) > kNear / 4 ? std::min<int64_t>(MR, 7) : MR;
+  }
+};
+
 // Rows [m0, m1), columns [n0, n1) of one product, over all of k.
 template <class E, class S>
 void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
@@ -101,23 +133,8 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
   using B = Blocking<T>;
   constexpr int64_t W = Vec<T>::size, NR = B::NV * W, MR = B::MR, U = kNumbers<E>;
   constexpr bool same = std::is_same_v<E, S>;
-  const int64_t most_in_place = same && g.b.col == 1 ? rows_in_place<T>(g.b.row * int64_t(sizeof(T))) : 0;
-  const bool b_in_place = m1 - m0 <= most_in_place;
-  const int64_t kc_in_place = std::min<int64_t>(kMostOfK<E>, kNearPanel / (NR * sizeof(T)));
-  const int64_t kc_most = even_block(g.k, g.m <= most_in_place ? kc_in_place : kMostOfK<E>, 4 * U);
-  const int64_t nc_most = even_block(n1 - n0, B::NC, NR), blocks_k = ceil_div(g.k, kc_most);
-  const bool wide_sums = !same && blocks_k > 1;
-  const bool b_in_l2 = !b_in_place && kc_most * nc_most * int64_t(sizeof(E)) / U <= most_in_l2();
-  // With little to do for each of its elements C is what takes the time, and is written row by row.
-  const bool flat = b_in_l2 && kc_most <= kFlatDepth && n1 - n0 > 8 * NR;
-  const int64_t mc_most = even_block(m1 - m0, flat ? MR : b_in_l2 && g.a.row != 1 ? 2 * MR : B::MC, MR);
-  // Packing A pays once its elements are far apart or are read for very many columns.
-  const int64_t in_place_columns = g.a.col == 1 ? 4 * NR : g.a.row == 1 ? 8 * NR : 0;
-  const bool a_in_place = same && n1 - n0 <= in_place_columns;
-  const bool strided = a_in_place && g.a.row != 1;
-  const int64_t stride = g.a.row * int64_t(sizeof(T));
-  // Rows a multiple of 1 KiB apart fall into few sets of L1, whose 8 ways 7 rows and B just fit.
-  const int64_t height = strided && stride > kNear && (stride & -stride) > kNear / 4 ? std::min<int64_t>(MR, 7) : MR;
+  const BlockPlan<E, S> plan(g, m1 - m0, n1 - n0);
+  const auto [kc_most, nc_most, mc_most, height, b_in_place, a_in_place, strided, b_in_l2, wide_sums] = plan;
 
   E* const packed_b = buffer_b.reserve<E>(kc_most / U * (b_in_place ? NR : nc_most) + W);
   E* const packed_a = a_in_place ? nullptr : buffer_a.reserve<E>(mc_most * (kc_most / U + W));

@@ -21,10 +21,10 @@ void finish_tile(int64_t rows, int64_t columns, const T* tile, int64_t tile_row,
   for (int64_t i = 0; i < rows; ++i, tile += tile_row, c += c_row) {
     for (int64_t j = 0; j < columns; j += V::size) {
       const int64_t n = columns - j < V::size ? columns - j : V::size;
-      V x = n == V::size ? V::load(tile + j) : load_first(tile + j, n);
+      V x = n == V::size ? V::load(tile + j) : V::load(tile + j, n);
       if constexpr (std::is_same_v<T, S>)
-        if (previous) x = load_first(c + j, n) + x;
-      if (bias) x = x + load_first(bias + j, n);
+        if (previous) x = V::load(c + j, n) + x;
+      if (bias) x = x + V::load(bias + j, n);
       if (n == V::size)
         store_as(f(x), c + j);
       else

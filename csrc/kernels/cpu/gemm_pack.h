@@ -8,56 +8,8 @@
 #pragma once
 #include "gemm.h"
 #include "transpose.h"
-#if defined(__AVX2__) || defined(__AVX512F__)
-#include <immintrin.h>
-#endif
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
-
-// The first n lanes (0 <= n <= size); the others are 0, and their memory is not touched.
-template <class T>
-FASTGRAD_INLINE Vec<T> load_first(const T* p, int64_t n) {
-#if defined(__AVX512F__)
-  const unsigned mask = (1u << n) - 1;
-  if constexpr (sizeof(T) == 4)
-    return Vec<T>(typename Vec<T>::Register(_mm512_maskz_loadu_ps(mask, p)));
-  else
-    return Vec<T>(typename Vec<T>::Register(_mm512_maskz_loadu_pd(mask, p)));
-#elif defined(__AVX2__)
-  if constexpr (sizeof(T) == 4) {
-    const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(int(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-    return Vec<T>(typename Vec<T>::Register(_mm256_maskload_ps(p, mask)));
-  } else {
-    const __m256i mask = _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
-    return Vec<T>(typename Vec<T>::Register(_mm256_maskload_pd(p, mask)));
-  }
-#else
-  T lane[Vec<T>::size] = {};
-  for (int64_t i = 0; i < n; ++i) lane[i] = p[i];
-  return Vec<T>::load(lane);
-#endif
-}
-
-template <class T>
-FASTGRAD_INLINE void store_first(Vec<T> v, T* p, int64_t n) {
-#if defined(__AVX512F__)
-  const unsigned mask = (1u << n) - 1;
-  if constexpr (sizeof(T) == 4)
-    _mm512_mask_storeu_ps(p, mask, (__m512)v.v);
-  else
-    _mm512_mask_storeu_pd(p, mask, (__m512d)v.v);
-#else
-  T lane[Vec<T>::size];
-  v.store(lane);
-  const T* from = lane;
-  if (n == Vec<T>::size) return v.store(p);
-  if constexpr (Vec<T>::size > 4)
-    if (n & 4) std::memcpy(p, from, 4 * sizeof(T)), p += 4, from += 4;
-  if constexpr (Vec<T>::size > 2)
-    if (n & 2) std::memcpy(p, from, 2 * sizeof(T)), p += 2, from += 2;
-  if (n & 1) *p = *from;
-#endif
-}
 
 // A register of pairs that are adjacent in memory; of the first n of them, the others 0.
 template <class T, class S>

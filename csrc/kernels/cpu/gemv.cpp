@@ -94,7 +94,7 @@ FASTGRAD_INLINE void dots(int64_t k, const T* const* x, const S* const* b, int64
     for (int g = 0; g < G; ++g) {
       const V column = load_as<T>(b[g] + p, n);
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) acc[0][r * G + g] = fma(load_first(x[r] + p, n), column, acc[0][r * G + g]);
+      for (int r = 0; r < R; ++r) acc[0][r * G + g] = fma(V::load(x[r] + p, n), column, acc[0][r * G + g]);
     }
   }
 #pragma GCC unroll 4
@@ -140,7 +140,7 @@ void dot_columns(int64_t rows, int64_t columns, int64_t k, const T* x, int64_t x
       else if (columns - j - i >= W)
         results.store(sums + j + i);
       else if (columns - j - i > 0)
-        store_first(results, sums + j + i, columns - j - i);
+        results.store(sums + j + i, columns - j - i);
     }
     if (R == 1 && G >= 8) continue;
     const int64_t some_rows = std::min<int64_t>(R, rows), some_columns = std::min<int64_t>(batch * G, columns - j);
@@ -174,10 +174,10 @@ FASTGRAD_INLINE void add_rows(int64_t columns, const T* x, const S* b, int64_t b
     sum.store(sums + j);
   }
   if (const int64_t n = columns - j) {
-    V sum = load_first(sums + j, n);
+    V sum = V::load(sums + j, n);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) sum = fma(V(x[r]), load_as<T>(b + r * b_row + j, n), sum);
-    store_first(sum, sums + j, n);
+    sum.store(sums + j, n);
   }
 }
 
@@ -196,7 +196,7 @@ void add_narrow_rows(int64_t columns, int64_t k, const T* x, const S* b, int64_t
   for (; p < k; ++p, b += b_row) acc[0] = fma(V(x[p]), load_as<T>(b, columns), acc[0]);
   // Not a loop over halves: acc would lie in memory.
   const V low = (acc[0] + acc[1]) + (acc[2] + acc[3]), high = (acc[4] + acc[5]) + (acc[6] + acc[7]);
-  store_first(low + high, sums, columns);
+  (low + high).store(sums, columns);
 }
 
 // The sums of columns [j0, j0 + columns) over a piece of k.

@@ -110,17 +110,13 @@ struct Vec {
     else if constexpr (sizeof(T) == 8)
       _mm512_mask_storeu_epi64(p, first_lanes(n), (__m512i)v);
     else
-#elif defined(__AVX2__)
-    if constexpr (sizeof(T) == 4)
-      _mm256_maskstore_epi32((int*)p, (__m256i)first_lanes(n), (__m256i)v);
-    else if constexpr (sizeof(T) == 8)
-      _mm256_maskstore_epi64((long long*)p, (__m256i)first_lanes(n), (__m256i)v);
-    else
 #endif
-    {
+    {  // by powers of two: to store under a mask is slow on AMD's CPUs
       alignas(kVecBytes) T lanes[size];
       store(lanes);
-      std::memcpy(p, lanes, n * sizeof(T));
+      int64_t done = 0;
+      for (int part = size; part > 0; part /= 2)
+        if (n & part) std::memcpy(p + done, lanes + done, part * sizeof(T)), done += part;
     }
   }
   static FASTGRAD_INLINE Vec iota() {
