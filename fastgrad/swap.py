@@ -141,7 +141,8 @@ def restore(model: torch.nn.Module) -> list[str]:
         if kind in _ORIGINALS:
             module.__class__ = _ORIGINALS[kind]
         elif is_parametrized(module) and kind.__bases__[0] in _ORIGINALS:  # since the swap: a class of its own
-            kind.__bases__ = (_ORIGINALS[kind.__bases__[0]],)
+            own = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
+            module.__class__ = type(kind.__name__, (_ORIGINALS[kind.__bases__[0]],), own)  # copies share the old class
         else:
             continue
         restored.append(names[0])

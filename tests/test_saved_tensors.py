@@ -141,3 +141,11 @@ def test_second_derivative_of_cross_entropy_where_every_row_is_ignored(reduction
     (grad,) = torch.autograd.grad(loss, x, create_graph=True)
     (second,) = torch.autograd.grad(grad.sum(), x)
     assert torch.equal(second, torch.zeros_like(x))
+
+
+def test_second_derivative_of_a_power_of_zero_by_its_gradient():
+    x = torch.tensor([1.0, 2.5], dtype=torch.float64, requires_grad=True)
+    g = torch.tensor([1.0, -3.0], dtype=torch.float64, requires_grad=True)
+    (gx,) = torch.autograd.grad(F.pow(0.0, x), x, g, create_graph=True)
+    (gg,) = torch.autograd.grad(gx.sum(), g)
+    assert torch.equal(gg, torch.zeros_like(gg))

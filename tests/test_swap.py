@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -345,3 +346,12 @@ def test_a_module_inside_itself() -> None:
     inner.parent = model
     assert [layer.names for layer in fastgrad.swap(model).swapped] == [("0",)]
     assert fastgrad.restore(model) == ["0"]
+
+
+def test_restore_leaves_a_copy_as_it_is() -> None:
+    layer = nn.Linear(2, 2)
+    fastgrad.swap(layer)
+    parametrizations.weight_norm(layer)
+    copied = copy.deepcopy(layer)
+    fastgrad.restore(layer)
+    assert isinstance(copied, fastgrad.nn.Linear) and not isinstance(layer, fastgrad.nn.Linear)

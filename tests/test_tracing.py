@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from torch._dynamo import compiled_autograd
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -30,6 +31,9 @@ OVERRIDABLE = {
     "sum": lambda f, x: f.sum(x, 0),
     "matmul": lambda f, x: f.matmul(x, x),
     "softmax": lambda f, x: f.softmax(x, 1),
+    "max": lambda f, x: f.max(x, 1)[0],
+    "max of two": lambda f, x: f.max(x, x),
+    "var": lambda f, x: f.var(x, 1),
 }
 
 
@@ -77,6 +81,19 @@ def test_anything_with_torch_function_has_the_call():
 def test_wrong_arguments_get_one_line(call):
     with pytest.raises(TypeError, match=r"^\w+\(\) received an invalid combination of arguments - got \([^\n]*\)$"):
         call()
+
+
+def test_out_is_looked_at_too():
+    values, indices = torch.empty(3).as_subclass(Logged), torch.empty(3, dtype=torch.long)
+    x = torch.randn(3, 4)
+    F.max(x, 1, out=(values, indices))
+    assert torch.equal(values.as_subclass(torch.Tensor), x.max(1)[0])
+
+
+@pytest.mark.parametrize("op", [lambda x: F.max(x, 1)[0], lambda x: F.max(x, x), lambda x: F.std(x, 1, keepdim=True)])
+def test_fx_traces_reductions(op):
+    x = torch.randn(3, 4)
+    assert torch.equal(torch.fx.symbolic_trace(op)(x), op(x))
 
 
 def test_fx_traces_a_swapped_model():
@@ -127,6 +144,78 @@ def test_a_compiled_integer_beyond_the_dtype(number):
     for op in (F.div, F.add, F.mul):
         compiled = torch.compile(lambda t, op=op: op(t, number), backend="aot_eager", fullgraph=True)
         assert torch.equal(compiled(x), op(x, number))
+
+
+NARROW = [
+    (lambda f, x: f.mul(x, 1e6), torch.tensor(1e-4, dtype=torch.half)),
+    (lambda f, x: f.div(-1, x), torch.tensor(3, dtype=torch.uint8)),
+    (lambda f, x: f.add(x, 300), torch.tensor(3, dtype=torch.int8)),
+    (lambda f, x: f.mul(x, 1e39), torch.tensor([1, 2])),
+    (lambda f, x: f.mul(x, 1e39), torch.tensor(1.0)),
+    (lambda f, x: f.pow(x, 0.5), torch.tensor([4.0, -0.0, -torch.inf, -2.0])),
+    (lambda f, x: f.pow(x, -0.5), torch.tensor([4.0, -0.0, torch.inf, -2.0])),
+]
+
+
+@pytest.mark.parametrize(("op", "x"), NARROW)
+def test_a_compiled_number_beyond_the_dtype(op, x):
+    """It is not rounded, or wrapped, before the arithmetic."""
+    compiled = torch.compile(lambda t: op(F, t), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), op(torch, x), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(op(F, x), op(torch, x), rtol=0, atol=0, equal_nan=True)
+
+
+def test_compiled_powers_of_integers_are_checked():
+    for run in (lambda f: f, lambda f: torch.compile(f, backend="aot_eager", fullgraph=True)):
+        with pytest.raises(Exception, match="Integers to negative integer powers are not allowed"):
+            run(lambda t: F.pow(t, -1))(torch.tensor([1, 2]))
+
+
+@pytest.mark.parametrize(("count", "scale"), [(40_000_000, 65504.0), (1_000_000, 32768.0)])
+def test_compiled_backward_of_a_long_half_precision_mean(count, scale):
+    x = torch.ones(1, dtype=torch.half).expand(count).detach().requires_grad_()
+    incoming = torch.tensor(scale, dtype=torch.half)
+    (expected,) = torch.autograd.grad(torch.mean(x), x, incoming)
+    for mean in (F.mean, torch.compile(F.mean, backend="aot_eager", fullgraph=True)):
+        (grad,) = torch.autograd.grad(mean(x), x, incoming)
+        torch.testing.assert_close(grad[:3], expected[:3], rtol=2**-10, atol=0)
+
+
+def test_an_alpha_that_is_a_size():
+    compiled = torch.compile(lambda x: F.add(x, x, alpha=x.shape[0]), backend="aot_eager", dynamic=True, fullgraph=True)
+    for n in (3, 5):
+        x = torch.ones(n, requires_grad=True)
+        (grad,) = torch.autograd.grad(compiled(x).sum(), x)
+        assert torch.equal(grad, torch.full((n,), 1.0 + n))
+
+
+def test_fake_tensors_outside_of_their_mode():
+    fake = FakeTensorMode().from_tensor(torch.ones(3))
+    assert F.mul(fake, 2.0).shape == (3,)
+    assert F.add(fake, 2, alpha=2).dtype == torch.float32
+
+
+COMPILED_BACKWARD = {
+    "mul by a number": lambda x: F.mul(x, 2.0),
+    "add a number": lambda x: F.add(x, 2.0),
+    "0-d operand": lambda x: F.mul(x, x.sum()),
+    "sum of 0-d": lambda x: F.sum(x.sum()),
+    "max": lambda x: F.max(x, 0)[0],
+    "relu_": lambda x: F.relu_(x * 1),
+    "mul_": lambda x: F.mul_(x * 1, x),
+    "cross_entropy": lambda x: F.cross_entropy(x, torch.tensor([1, 0, 2])),
+}
+
+
+@pytest.mark.parametrize("case", COMPILED_BACKWARD)
+def test_compiled_autograd(case):
+    x = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+    op = COMPILED_BACKWARD[case]
+    (expected,) = torch.autograd.grad(op(x).sum(), x)
+    y = op(x).sum()
+    with compiled_autograd._enable(lambda graph: torch.compile(graph, backend="eager")):
+        y.backward()
+    torch.testing.assert_close(x.grad, expected)
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -212,7 +301,10 @@ def test_compiled_deprecated_choices():
         assert torch.equal(loss(x, x[:1]), F.mse_loss(x, x[:1]))
 
 
-@pytest.mark.parametrize("number", [np.float32(1.5), np.float64(1.5), np.int64(3), np.int8(3), np.float16(2)], ids=str)
+SCALARS = [np.float32(1.5), np.float64(1.5), np.int64(3), np.int8(3), np.float16(2), np.longdouble(2)]
+
+
+@pytest.mark.parametrize("number", SCALARS, ids=lambda n: type(n).__name__)
 def test_numpy_scalars(number):
     for x in (torch.randn(3), torch.arange(3)):
         torch.testing.assert_close(F.mul(x, number), torch.mul(x, number), rtol=0, atol=0)
@@ -222,8 +314,14 @@ def test_numpy_scalars(number):
 def test_numbers_that_do_not_fit():
     with pytest.raises(OverflowError):
         F.mul(torch.ones(2), 2**70)
-    with pytest.raises(NotImplementedError, match="complex"):
-        F.mul(torch.ones(2), 1j)
+    for number in (1j, np.complex64(1j), np.clongdouble(1)):
+        with pytest.raises(NotImplementedError, match="complex"):
+            F.mul(torch.ones(2), number)
+    for wrong in (np.ones(3), "1", None, [1]):
+        with pytest.raises(TypeError, match="must be Tensor"):
+            F.mul(torch.ones(2), wrong)
+    with pytest.raises(TypeError, match="alpha"):  # whose gradient would be lost
+        F.add(torch.ones(2), 1, alpha=torch.tensor(2.0, requires_grad=True))
 
 
 @pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev], ids=["grad", "jacrev"])

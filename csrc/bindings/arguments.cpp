@@ -47,9 +47,16 @@ at::Scalar number_of(py::handle object, const char* function) {
   }
   if (torch::is_symint(object)) return at::Scalar(object.cast<c10::SymInt>());
   if (torch::is_symfloat(object)) return at::Scalar(object.cast<c10::SymFloat>());
-  TORCH_CHECK_NOT_IMPLEMENTED(!PyComplex_Check(object.ptr()) && PyObject_HasAttrString(object.ptr(), "item"), function,
-                              "(): complex numbers are not supported");
-  return number_of(py::object(object.attr("item")()), function);  // a numpy scalar
+  const bool of_numpy = torch::utils::is_numpy_scalar(object.ptr());
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      !PyComplex_Check(object.ptr()) &&
+          !(of_numpy && py::isinstance(object, py::module_::import("numpy").attr("complexfloating"))),
+      function, "(): complex numbers are not supported");
+  const py::object item = object.attr("item")();
+  if (PyBool_Check(item.ptr()) || PyLong_Check(item.ptr())) return number_of(item, function);
+  const double value = PyFloat_AsDouble(object.ptr());
+  if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
+  return value;
 }
 
 }  // namespace
@@ -68,9 +75,9 @@ OptionalTensor optional_tensor_argument(py::handle object, const char* function,
 
 at::Scalar scalar_argument(py::handle object, const char* function, const char* name) {
   if (!is_number(object)) {
-    const bool is_tensor = THPVariable_Check(object.ptr()) && THPVariable_Unpack(object.ptr()).dim() == 0;
-    if (!is_tensor) refuse(object, function, name, 0, "Number");
-    return THPVariable_Unpack(object.ptr()).item();
+    const Tensor t = THPVariable_Check(object.ptr()) ? THPVariable_Unpack(object.ptr()) : Tensor();
+    if (!t.defined() || t.dim() != 0 || t.requires_grad()) refuse(object, function, name, 0, "Number");
+    return t.item();
   }
   return number_of(object, function);
 }
@@ -96,8 +103,14 @@ py::tuple overriding(const py::args& args, const py::kwargs& kwargs) {
   const auto look = [&](py::handle object) {
     if (has_torch_function(object)) found.append(object);
   };
-  for (const py::handle object : args) look(object);
-  for (const auto& [name, object] : kwargs) look(object);
+  const auto look_into = [&](py::handle object) {
+    if (PyTuple_Check(object.ptr()) || PyList_Check(object.ptr()))
+      for (const py::handle item : object) look(item);
+    else
+      look(object);
+  };
+  for (const py::handle object : args) look_into(object);
+  for (const auto& [name, object] : kwargs) look_into(object);
   return py::tuple(found);
 }
 
@@ -110,13 +123,15 @@ void bind_overrides(py::module_& m) {
     m.def(name.c_str(), [name](const py::args& args, const py::kwargs& kwargs) -> py::object {
       const py::tuple relevant = overriding(args, kwargs);
       if (py::len(relevant) == 0 && !at::impl::torch_function_mode_enabled()) {
+        const bool of_pair = name.ends_with("_dim") || name.ends_with("_mean");  // of max, min, var, std
+        const std::string shown = of_pair ? name.substr(0, 3) : name;
         std::string types;
         for (const py::handle object : args)
           types += std::string(types.empty() ? "" : ", ") + Py_TYPE(object.ptr())->tp_name;
         for (const auto& [keyword, object] : kwargs)
           types += std::string(types.empty() ? "" : ", ") + keyword.cast<std::string>() + "=" +
                    Py_TYPE(object.ptr())->tp_name;
-        throw py::type_error(name + "() received an invalid combination of arguments - got (" + types + ")");
+        throw py::type_error(shown + "() received an invalid combination of arguments - got (" + types + ")");
       }
       return py::module_::import("torch.overrides")
           .attr("handle_torch_function")(py::module_::import("fastgrad._C").attr(name.c_str()), relevant, *args,

@@ -67,7 +67,7 @@ at::Scalar alpha_of(const Saved& s) { return s.values.empty() ? at::Scalar(1) : 
 
 Gradients add_backward(const Saved& s, const Gradients& g) {
   const at::Scalar alpha = alpha_of(s);
-  return to_inputs(s, g[0], !s.needed[1] ? Tensor() : alpha.equal(1) ? g[0] : mul(g[0], alpha));
+  return to_inputs(s, g[0], !s.needed[1] ? Tensor() : !alpha.isSymbolic() && alpha.equal(1) ? g[0] : mul(g[0], alpha));
 }
 Gradients sub_backward(const Saved& s, const Gradients& g) {
   return to_inputs(s, g[0], !s.needed[1] ? Tensor() : mul(g[0], -alpha_of(s)));
@@ -77,7 +77,7 @@ Gradients mul_backward(const Saved& s, const Gradients& g) {
     if (!s.needed[k]) return Tensor();
     const Tensor& factor = s.tensors[1 - k];
     const bool expanded = !s.values.empty() && !s.values[k].isNone();
-    return expanded ? sum_product_to(g[0], factor, s.values[k].toSymIntVector()) : mul(g[0], factor);
+    return expanded ? sum_product_to(g[0], factor, sizes_of(s.values[k])) : mul(g[0], factor);
   };
   return {of(0), of(1)};
 }
@@ -124,7 +124,8 @@ Tensor pow_base_composed(const Tensor& g, const Tensor& a, const Tensor& b) {
 }
 Tensor pow_exponent_composed(const Tensor& g, const Tensor& a, const Tensor& b, const Tensor& y) {
   // Either may be a number on the CPU; logical_and would make its result on the device of the first.
-  return at::where(at::eq(a, 0).bitwise_and(b.ge(0)), 0, mul(g, mul(y, log(a))));
+  const Tensor zero = at::eq(a, 0).bitwise_and(b.ge(0));
+  return at::where(zero, 0, mul(g, mul(y, log(at::where(zero, 1, a)))));
 }
 
 // Registers a gradient that is one kernel, or where it is to be differentiated itself, composed.

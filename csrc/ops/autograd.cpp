@@ -134,6 +134,13 @@ variable_list CppNode<fastgrad::ops::FastgradListBackward>::apply(variable_list&
 
 namespace fastgrad::ops {
 
+c10::IValue as_value(c10::SymIntArrayRef sizes) { return sizes.empty() ? c10::IValue(0) : c10::IValue(sizes); }
+c10::SymDimVector sizes_of(const c10::IValue& value) {
+  if (value.isInt()) return {};
+  const auto sizes = value.toSymIntVector();
+  return c10::SymDimVector(sizes.begin(), sizes.end());
+}
+
 bool needs_recording(const char* op, at::TensorList inputs) {
   bool requires_grad = false;
   for (const at::Tensor& t : inputs) {
@@ -171,7 +178,15 @@ auto record_as(at::TensorList inputs, BackwardFunction backward, c10::function_r
 }  // namespace
 
 Gradients record(at::TensorList inputs, BackwardFunction backward, c10::function_ref<Step()> forward) {
-  return record_as<FastgradListBackward>(inputs, backward, forward);
+  const Gradients outputs = record_as<FastgradListBackward>(inputs, backward, forward);
+  // What the step said of its outputs has been heeded. Compiled autograd takes no node that still has it.
+  for (const at::Tensor& out : outputs)
+    if (auto* const node = dynamic_cast<torch::autograd::CppNode<FastgradListBackward>*>(out.grad_fn().get())) {
+      node->ctx_.mark_dirty({});
+      node->ctx_.mark_non_differentiable({});
+      break;
+    }
+  return outputs;
 }
 at::Tensor record_one(at::TensorList inputs, BackwardFunction backward, c10::function_ref<Step()> forward) {
   return record_as<FastgradBackward>(inputs, backward, forward);

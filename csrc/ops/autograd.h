@@ -6,6 +6,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/ivalue.h>
+#include <c10/core/SymIntArrayRef.h>
 #include <c10/util/FunctionRef.h>
 #include <c10/util/SmallVector.h>
 
@@ -30,6 +31,10 @@ struct Saved {
 };
 // `grads` has one tensor an output, undefined where no gradient came.
 using BackwardFunction = Gradients (*)(const Saved&, const Gradients& grads);
+
+// A shape among the values. An empty list, of which compiled autograd cannot tell the type, is the number 0.
+c10::IValue as_value(c10::SymIntArrayRef sizes);
+c10::SymDimVector sizes_of(const c10::IValue& value);
 
 // What a forward step gives: its outputs, and what backward needs (inputs and outputs only).
 struct Step {

@@ -17,6 +17,13 @@ at::ScalarType promoted(at::TensorList inputs, Result result) {
   return common;
 }
 
+// Whether t is a number of Python's: marked as torch marks its own or, in a graph, of the widest dtype; see constant().
+bool is_number(const Tensor& t, at::ScalarType common) {
+  const bool widest = t.scalar_type() == at::kDouble || t.scalar_type() == at::kLong;
+  return t.unsafeGetTensorImpl()->is_wrapped_number() ||
+         (t.dim() == 0 && t.is_cpu() && widest && t.scalar_type() != common);
+}
+
 // `immediate`: null, or the operand's value.
 void fill_operand(Operand& o, const at::TensorIteratorBase& it, int k, const Tensor* immediate) {
   const at::ScalarType type = it.dtype(k);
@@ -110,8 +117,8 @@ Tensor elementwise(const ElementwiseSpec& spec, at::TensorList inputs, Tensor ou
     a.parameter[0] = parameter;
     for (int k = 0; k < a.operands; ++k) {
       const bool on_host = !device.is_cpu() && it.device(k).is_cpu();
-      const bool is_number = k > 0 && inputs[k - 1].unsafeGetTensorImpl()->is_wrapped_number();
-      fill_operand(a.operand[k], it, k, on_host || is_number ? &it.tensor(k) : nullptr);
+      fill_operand(a.operand[k], it, k,
+                   on_host || (k > 0 && is_number(inputs[k - 1], common)) ? &it.tensor(k) : nullptr);
     }
     if (fresh) a.operand[0].data = it.output().mutable_data_ptr();  // the iterator knows where it was made
     run_kernel(spec.name, spec.kernel, a, device);
@@ -151,7 +158,7 @@ Tensor sum_product_to(const Tensor& grad, const Tensor& factor, c10::SymIntArray
 Gradients to_inputs(const Saved& s, const Tensor& self, const Tensor& other) {
   if (s.values.empty()) return {self, other};
   const auto to = [&](const Tensor& grad, const c10::IValue& shape) {
-    return shape.isNone() ? grad : ops::sum_to(grad, shape.toSymIntVector());
+    return shape.isNone() ? grad : ops::sum_to(grad, sizes_of(shape));
   };
   return {to(self, s.values[0]), to(other, s.values[1])};
 }
@@ -206,8 +213,8 @@ Step make_step(const Differentiation& d, at::TensorList inputs, const Tensor& ou
     if (known & which) step.saved.push_back(save & which ? which == kOutput ? out : inputs[which == kOther] : Tensor());
   if (inputs.size() == 2) {
     const bool same[] = {inputs[0].sym_sizes() == out.sym_sizes(), inputs[1].sym_sizes() == out.sym_sizes()};
-    if (same[0] && same[1] && alpha.equal(1)) return step;
-    for (size_t k = 0; k < 2; ++k) step.values.push_back(same[k] ? c10::IValue() : c10::IValue(inputs[k].sym_sizes()));
+    if (same[0] && same[1] && !alpha.isSymbolic() && alpha.equal(1)) return step;
+    for (size_t k = 0; k < 2; ++k) step.values.push_back(same[k] ? c10::IValue() : as_value(inputs[k].sym_sizes()));
     step.values.push_back(alpha);
   }
   return step;

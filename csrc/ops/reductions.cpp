@@ -59,7 +59,8 @@ void check_not_empty(const ReductionSpec& spec, const Tensor& input, const Reque
 
 // Computes into `outs`, of which absent ones are allocated.
 Gradients compute(const ReductionSpec& spec, const Tensor& input, Request r, Gradients outs = {}) {
-  const bool typed = spec.promotion == Promotion::integers || std::string_view(spec.name) == "mean";
+  const bool typed =
+      spec.promotion == Promotion::integers || (std::string_view(spec.name) == "mean" && input.is_floating_point());
   if (typed && !r.dtype && !outs.empty()) r.dtype = outs[0].scalar_type();
   const at::ScalarType type = result_type(spec, input, r);
   check_not_empty(spec, input, r);

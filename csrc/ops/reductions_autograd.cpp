@@ -14,17 +14,18 @@
 namespace fastgrad::ops {
 
 Reduced::Reduced(const Saved& s)
-    : dims(s.values[0].toIntVector()),
+    : dims(s.values[0].isInt() ? std::vector<int64_t>() : s.values[0].toIntVector()),
       keepdim(s.values[1].toBool()),
       type(s.values[3].toScalarType()),
       correction(s.values[4].toDouble()) {
-  for (const c10::SymInt& size : s.values[2].toSymIntVector()) shape.push_back(size);
+  shape = sizes_of(s.values[2]);
 }
 std::vector<c10::IValue> Reduced::values(const Tensor& input, const Request& r) {
   std::vector<int64_t> dims;
   for (int64_t d = 0; d < input.dim(); ++d)
     if (r.mask[d]) dims.push_back(d);
-  return {dims, r.keepdim, input.sym_sizes(), input.scalar_type(), r.correction};
+  return {dims.empty() ? c10::IValue(0) : c10::IValue(dims), r.keepdim, as_value(input.sym_sizes()),
+          input.scalar_type(), r.correction};
 }
 Tensor Reduced::with_dims(const Tensor& t) const {
   if (keepdim || !t.defined()) return t;
@@ -44,11 +45,8 @@ c10::SymInt Reduced::count() const {
 
 namespace {
 
-// t / n, where n may be symbolic.
-Tensor divided(const Tensor& t, const c10::SymInt& n) {
-  if (const auto known = n.maybe_as_int()) return mul(t, 1 / double(*known));
-  return mul(t, at::Scalar(c10::SymFloat(1.0) / c10::SymFloat(n)));
-}
+// t / n, where n may be symbolic. Not t times 1 / n, which a graph rounds to a 16-bit dtype of t.
+Tensor divided(const Tensor& t, const c10::SymInt& n) { return div(t, constant(at::Scalar(n), t)); }
 
 // What a full-size gradient gives a broadcast operand of the shape of `t`.
 Tensor sum_like(const Tensor& grad, const Tensor& t) { return sum_to(grad, t.sym_sizes()); }

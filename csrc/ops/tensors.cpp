@@ -1,6 +1,6 @@
 // From tensors to the argument structs of backend.h, and from numbers to tensors.
 #include <ATen/ScalarOps.h>
-#include <ATen/ops/full.h>
+#include <ATen/ops/new_full.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -98,6 +98,27 @@ bool seen_by_python(const Tensor& t) {
   return c10::impl::TorchDispatchModeTLS::any_modes_set() || t.key_set().has(c10::DispatchKey::Python);
 }
 
+// s as its conversion to `type` gives it, which would raise where it overflows.
+at::Scalar converted(const at::Scalar& s, at::ScalarType type) {
+  if (s.isSymbolic()) return s;
+  switch (type) {
+    case at::kFloat:
+      return double(float(s.toDouble()));
+    case at::kHalf:
+      return double(float(c10::Half(float(s.toDouble()))));
+    case at::kInt:
+      return int64_t(int32_t(s.toLong()));
+    case at::kShort:
+      return int64_t(int16_t(s.toLong()));
+    case at::kChar:
+      return int64_t(int8_t(s.toLong()));
+    case at::kByte:
+      return int64_t(uint8_t(s.toLong()));
+    default:
+      return s;
+  }
+}
+
 }  // namespace
 
 // torch marks the tensors that it makes of numbers. A graph does not keep that mark, and no op of ours takes a number:
@@ -111,8 +132,9 @@ Tensor constant(const at::Scalar& s, const Tensor& like) {
   else if (like.dim() == 0 && c10::isFloatingType(own) == c10::isFloatingType(type) && type != at::kBool &&
            own != at::kBool)
     own = type;
-  if (c10::impl::TorchDispatchModeTLS::any_modes_set()) return at::scalar_tensor(s, at::TensorOptions().dtype(own));
-  return at::full({}, s, like.options().dtype(own));
+  const at::Scalar fits = converted(s, own);
+  if (c10::impl::TorchDispatchModeTLS::any_modes_set()) return at::scalar_tensor(fits, at::TensorOptions().dtype(own));
+  return like.new_full({}, fits, like.options().dtype(own));
 }
 
 }  // namespace fastgrad::ops

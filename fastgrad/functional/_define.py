@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from fastgrad import _C
 
-__all__ = ["define"]
+__all__ = ["define", "functional"]
 
 
 def define(name: str, doc: str, traced: Callable[..., Any] | None = None) -> Callable[..., Any]:
@@ -22,44 +23,55 @@ def define(name: str, doc: str, traced: Callable[..., Any] | None = None) -> Cal
     if doc:
         torch._C._add_docstr(function, doc)
     if traced is None:
-        traced = _in_place(name) if name.endswith("_") else _functional(name)
+        traced = _in_place(name) if name.endswith("_") else functional(name)
     torch.compiler.substitute_in_graph(function, skip_signature_check=True)(traced)
     return function
 
 
-def constant(number: float, other: torch.Tensor) -> torch.Tensor:
-    """Return the 0-d CPU tensor that, in an op with `other`, promotes as the Python number `number` does in torch.
+def constant(number: Any, dtype: torch.dtype) -> torch.Tensor:
+    """Return the 0-d CPU tensor that, beside a tensor of `dtype` with dimensions, promotes as the number does in torch.
 
     torch marks the tensors it makes of Python numbers; a traced graph does not keep that mark. (`ops::constant` in
     csrc/ops/tensors.cpp does the same outside of torch.compile.)
     """
     if isinstance(number, bool):
-        dtype = torch.bool
-    elif isinstance(number, int):
-        narrow = other.dim() == 0 and not other.dtype.is_floating_point and other.dtype != torch.bool
-        dtype = other.dtype if narrow else torch.int64
-    elif not other.dtype.is_floating_point:
-        dtype = torch.get_default_dtype()
-    else:
-        dtype = other.dtype if other.dim() == 0 else torch.float64
-    return torch.full((), number, dtype=dtype, device="cpu")
+        return torch.full((), number, dtype=torch.bool, device="cpu")
+    if isinstance(number, int | torch.SymInt):
+        return torch.full((), cast(int, number), dtype=torch.int64, device="cpu")
+    if isinstance(number, complex):
+        raise NotImplementedError("complex numbers are not supported")
+    if dtype.is_floating_point:
+        return torch.full((), number, dtype=torch.float64, device="cpu")
+    narrow = torch.get_default_dtype()
+    if abs(number) > torch.finfo(narrow).max:
+        number = math.copysign(math.inf, number)
+    return torch.full((), number, dtype=narrow, device="cpu")
 
 
 _OPERANDS = ("input", "other")
 
 
-def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Make tensors of the operands that are numbers."""
-    operands = [*args, *(kwargs[name] for name in _OPERANDS if name in kwargs)]
-    tensor = next(a for a in operands if isinstance(a, torch.Tensor))
+def _call(name: str, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return op(*args, **kwargs), where an operand may be a number."""
+    operands = [*args, *(kwargs[key] for key in _OPERANDS if key in kwargs)]
+    tensors = [a for a in operands if isinstance(a, torch.Tensor)]
+    if len(tensors) == len(operands) or not tensors:
+        return op(*args, **kwargs)
+    dtype = tensors[0].dtype
+    flat = tensors[0].dim() == 0 and "out" not in kwargs  # beside a tensor without dimensions the constant would count
 
-    def converted(a: Any) -> Any:
-        return a if isinstance(a, torch.Tensor) else constant(a, tensor)
+    def operand(a: Any) -> torch.Tensor:
+        if isinstance(a, torch.Tensor):
+            return a.unsqueeze(0) if flat else a
+        if not isinstance(a, int | float | complex | torch.SymInt | torch.SymFloat):
+            raise TypeError(f"{name}(): argument must be Tensor or Number, not {type(a).__name__}")
+        return constant(a, dtype)
 
-    return tuple(converted(a) for a in args), {k: converted(a) if k in _OPERANDS else a for k, a in kwargs.items()}
+    result = op(*map(operand, args), **{k: operand(a) if k in _OPERANDS else a for k, a in kwargs.items()})
+    return result.squeeze(0) if flat and result is not None else result
 
 
-def _functional(name: str) -> Callable[..., Any]:
+def functional(name: str) -> Callable[..., Any]:
     packet = getattr(torch.ops.fastgrad, name)
     op = packet.default
     if "out" not in packet.overloads():
@@ -72,10 +84,9 @@ def _functional(name: str) -> Callable[..., Any]:
     out_op = packet.out
 
     def traced_elementwise(*args: Any, out: Any = None, **kwargs: Any) -> Any:
-        args, kwargs = _tensors(args, kwargs)
         if out is None:
-            return op(*args, **kwargs)
-        out_op(*args, **kwargs, out=out)
+            return _call(name, op, args, kwargs)
+        _call(name, out_op, args, {**kwargs, "out": out})
         return out
 
     return traced_elementwise
@@ -85,8 +96,7 @@ def _in_place(name: str) -> Callable[..., Any]:
     op = getattr(torch.ops.fastgrad, name).default
 
     def traced(input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        args, kwargs = _tensors((input, *args), kwargs)
-        op(*args, **kwargs)
+        _call(name, op, (input, *args), kwargs)
         return input
 
     return traced

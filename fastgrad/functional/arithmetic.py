@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from fastgrad.functional._define import define
+from fastgrad.functional._define import define, functional
 
 __all__ = [
     *("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "pow"),
@@ -32,11 +33,12 @@ Raises:
 """
 
 
-def _binary(name: str, formula: str, keywords: str = "") -> Any:
+def _binary(name: str, formula: str, keywords: str = "", traced: Callable[..., Any] | None = None) -> Any:
     return define(
         name,
         f"\n{name}(input, other, *, {keywords}out=None) -> Tensor\n\nReturn {formula} elementwise. "
         f"See :func:`torch.{name}`.\n{_TWO_OPERANDS}",
+        traced,
     )
 
 
@@ -58,7 +60,18 @@ sub = _binary("sub", "input - alpha * other", "alpha=1, ")
 sub_ = _in_place("sub", ", *, alpha=1")
 mul = _binary("mul", "input * other")
 mul_ = _in_place("mul")
-pow = _binary("pow", "input to the power of other")
+
+_pow_op = functional("pow")
+
+
+def _traced_pow(input: Any, other: Any, **kwargs: Any) -> Any:
+    # A graph does not know that the exponent was a number, whose sign only then is looked at.
+    if isinstance(other, int) and other < 0 and isinstance(input, torch.Tensor) and not input.is_floating_point():
+        raise RuntimeError("Integers to negative integer powers are not allowed.")
+    return _pow_op(input, other, **kwargs)
+
+
+pow = _binary("pow", "input to the power of other", traced=_traced_pow)
 
 eq = _binary("eq", "input == other (as bool)")
 ne = _binary("ne", "input != other (as bool)")

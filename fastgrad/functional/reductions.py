@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from fastgrad.functional._define import define
 
@@ -25,7 +26,8 @@ def _traced(name: str) -> Callable[..., Any]:
         if len(op._schema.arguments) > 1
         else False
     )
-    single = name in ("var_mean", "std_mean")
+    none_is_all = takes_dims and str(op._schema.arguments[1].type) == "List[int]"
+    first_of_pair = name in ("var_mean", "std_mean")
 
     def traced(input: torch.Tensor, *args: Any, out: Any = None, **kwargs: Any) -> Any:
         if takes_dims:
@@ -33,9 +35,13 @@ def _traced(name: str) -> Callable[..., Any]:
                 args = ([args[0]], *args[1:])
             if isinstance(kwargs.get("dim"), int):
                 kwargs["dim"] = [kwargs["dim"]]
+            if none_is_all and args and args[0] is None:
+                args = ([], *args[1:])
+            if none_is_all and "dim" in kwargs and kwargs["dim"] is None:
+                kwargs["dim"] = []
         if out is None:
             result = op(input, *args, **kwargs)
-            return result[0] if single else result
+            return result[0] if first_of_pair else result
         if isinstance(out, (tuple, list)):
             out_op(input, *args, **kwargs, values=out[0], indices=out[1])
         else:
@@ -146,6 +152,10 @@ _moments = {"var": _define("var_mean"), "std": _define("std_mean")}
 
 
 def _extreme(name: str, input: torch.Tensor, dim: Any, keepdim: bool, other: Any, out: Any) -> Any:
+    if has_torch_function_variadic(input, dim, other):
+        operands = {"other": other} if other is not None else {}
+        arguments = (input,) if dim is None and not keepdim else (input, dim, keepdim)
+        return handle_torch_function(globals()[name], (input, dim, other), *arguments, out=out, **operands)
     if isinstance(dim, torch.Tensor) and other is None:
         dim, other = None, dim
     if keepdim and dim is None or other is not None and dim is not None:
@@ -182,6 +192,9 @@ def min(input: torch.Tensor, dim: Any = None, keepdim: bool = False, *, other: A
 
 
 def _moment(name: str, input: Any, dim: Any, unbiased: Any, keepdim: bool, correction: Any, out: Any) -> torch.Tensor:
+    if has_torch_function_variadic(input):
+        options = {"unbiased": unbiased, "keepdim": keepdim, "correction": correction, "out": out}
+        return handle_torch_function(globals()[name], (input,), input, dim, **options)
     if isinstance(dim, bool):  # var(input, unbiased)
         dim, unbiased = None, dim
     if unbiased is not None:
