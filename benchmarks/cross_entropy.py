@@ -31,6 +31,7 @@ def case(op: str, shape: tuple[int, ...], variant: str = "", **settings: Any) ->
         "args": logits,
         "passes": PASSES,
         "loss": True,
+        "dim": 1,
         "targets": TOTAL,
         "flops": lambda s: 14 * count(s),
         **both(op, TF),

@@ -33,6 +33,7 @@ def case(op: str, dim: int | None, forward: Targets = ALL, **settings: Any) -> C
         "flops": lambda shape: FLOPS.get(op, 1) * count(shape),
         "variant": {None: "", 0: "outer"}.get(dim, "inner"),
         "targets": {"forward": forward},
+        "dim": dim or 0,
         **calls,
     }
     return Case(op=op, **defaults | settings)

@@ -19,6 +19,7 @@ def case(op: str, shape: tuple[int, ...], dim: int, variant: str, **settings: An
     ours, theirs = both(op).values()
     defaults: dict[str, Any] = {
         "args": one(),
+        "dim": dim,
         "ours": lambda x: ours(x, dim),
         "theirs": lambda x: theirs(x, dim),
         "passes": PASSES,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import fastgrad
 
 __all__ = ["main"]
 
@@ -15,6 +16,7 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand with the given arguments (default: those of the process); return the exit status."""
     parser = argparse.ArgumentParser(prog="fastgrad", description="Hand-written kernels for PyTorch models.")
+    parser.add_argument("--version", action="version", version=f"fastgrad {fastgrad.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     commands.add_parser("info", help="versions, build, CPU, backends, threads, CUDA")
     for name, help in (
@@ -28,21 +30,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         print(info())
         return 0
+    try:
+        fastgrad.active_backend()
+    except ValueError as error:  # FASTGRAD_BACKEND
+        print(f"fastgrad {arguments.command}: {_reason(error)}", file=sys.stderr)
+        return 2
     if arguments.command == "demo":
         from fastgrad import demo
 
         return demo.main(rest)
-    if importlib.util.find_spec("fastgrad.bench") is None:
-        print("fastgrad bench: this installation has no benchmarks (no module fastgrad.bench)", file=sys.stderr)
-        return 1
-    return importlib.import_module("fastgrad.bench").main(rest)
+    from fastgrad import bench
+
+    return bench.main(rest)
 
 
 def info() -> str:
     """Return what a report of a problem should contain, one fact a line."""
     import torch
 
-    import fastgrad
     from fastgrad import _build_info as build
 
     cuda = f"{build.CUDA_VERSION}, {' '.join(build.CUDA_ARCHS)}" if build.CUDA_VERSION else f"no ({build.CUDA_STATUS})"
@@ -54,7 +59,7 @@ def info() -> str:
         ("python", f"{platform.python_version()} {platform.platform()}"),
         ("build", f"{build.BUILD_TYPE}, {build.COMPILER}{', with the CUDA emulator' if build.EMULATOR else ''}"),
         ("cpu", _cpu()),
-        ("active backend", fastgrad.active_backend()),
+        ("active backend", _active_backend()),
         ("backends", f"{' '.join(fastgrad.backends())} (built: {' '.join(build.CPU_BACKENDS)})"),
         ("threads", str(torch.get_num_threads())),
         ("OpenMP", _openmp()),
@@ -62,6 +67,17 @@ def info() -> str:
         ("CUDA available", device),
     ]
     return "\n".join(f"{name:15} {value}" for name, value in facts)
+
+
+def _active_backend() -> str:
+    try:
+        return fastgrad.active_backend()
+    except ValueError as error:  # a report of this problem needs the other facts as well
+        return f"none: {_reason(error)}"
+
+
+def _reason(error: ValueError) -> str:
+    return str(error).removeprefix("fastgrad: ")
 
 
 def _cpu() -> str:

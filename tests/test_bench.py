@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ def test_cases_are_well_formed() -> None:
             assert set(case.targets_of(which)) <= {"E", "T", "C", "limit", "call", "memory"}, key
         assert len(case.shape) == case.sizes or case.sizes is None
         assert all(case.sizes in (None, len(shape)) for shape in case.scaling)
+        assert all(case.dim < len(shape) for shape in (case.shape, *case.scaling))
         assert cases.find(case.key()).title == case.title
     assert sum(case.quick for case in ALL) > 20
 
@@ -103,6 +105,12 @@ def test_both_sides_compute_the_same(case: Case) -> None:
                 assert a.shape == b.shape and a.dtype == b.dtype
                 if dtype == torch.float64 or not dtype.is_floating_point:
                     torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+def test_integers_have_forward_passes_only() -> None:
+    assert one_case("relu").with_((8, 8), torch.int32).passes == ("forward",)
+    assert one_case("relu", passes=("forward+backward",)).with_((8, 8), torch.int32).passes == ("forward",)
+    assert one_case("relu").with_((8, 8), torch.bfloat16).passes == PASSES
 
 
 # Measuring, in this process.
@@ -195,6 +203,40 @@ def test_measuring_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(WorkerError, match="ended"):
             worker.call("huge_pages")
     assert len(said) == 1
+
+
+def test_interrupts_are_for_the_command(capfd: pytest.CaptureFixture[str]) -> None:
+    """A process outlives Ctrl-C, from its start on, and ends quietly when the command does, in the middle of a call."""
+    before = signal.getsignal(signal.SIGINT)
+    worker = Worker(PLAIN, fastgrad.active_backend())
+    assert signal.getsignal(signal.SIGINT) is before
+    os.kill(worker._process.pid or 0, signal.SIGINT)
+    worker.call("instructions")
+    worker._connection.send(("instructions", ()))
+    worker.close()
+    assert worker._process.exitcode == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_unknown_limits() -> None:
+    class Failing:
+        def call(self, *_: object) -> None:
+            raise WorkerError("ValueError: no")
+
+    said: list[str] = []
+    runner = Runner("default", 1.0, False, said.append)
+    runner.worker = lambda kind: Failing()  # type: ignore[assignment, method-assign, return-value]
+    assert runner.limits(1) == {} and said == ["the machine's limits are unknown (ValueError: no)"]
+
+
+def test_rounds_without_end_of_time() -> None:
+    class Instant:
+        def call(self, method: str, *_: object) -> dict[str, float]:
+            return {"fastgrad": 1.0, "torch": 1.0, "spent": 1e-3} if method == "round" else {}
+
+    runner = Runner("default", 1e308, False, print)
+    runner.worker = lambda kind: Instant()  # type: ignore[assignment, method-assign, return-value]
+    assert runner._pass(Unit(one_case("relu")), "forward", [PLAIN], {})["rounds"] == 40
 
 
 @pytest.mark.skipif(fastgrad.active_backend() not in ("avx2", "default"), reason="torch is held to no less")

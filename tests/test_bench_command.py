@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import fastgrad
 from fastgrad.bench import case as cases
 from fastgrad.bench import main, plots, report
 from fastgrad.bench.case import FAMILIES, PASSES, Case
-from fastgrad.bench.options import choose, parse
+from fastgrad.bench.options import choose, devices, parse, threads
 from fastgrad.bench.run import below
 from fastgrad.bench.statistics import ratios
 from fastgrad.bench.worker import HUGE_PAGES, PLAIN
@@ -37,7 +35,7 @@ def run(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> tuple[int, s
 def test_bad_values_get_one_line_each_and_the_rest_runs(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", _without("matplotlib"))
+    monkeypatch.setattr(plots, "available", lambda: False)
     folder = tmp_path / "results"
     (tmp_path / "file").write_text("")
     arguments = ["relu", "sigmodi", "bmm", "--shape", "20x30,0x5,ax7", "--dtype", "float32,flot32,bf16"]
@@ -47,7 +45,7 @@ def test_bad_values_get_one_line_each_and_the_rest_runs(
     assert status == 1
     texts = [line.removeprefix("fastgrad bench: ") for line in lines if "huge pages" not in line]
     expected = ["'sse9'", "did you mean sigmoid?", "'0x5'", "'ax7'", "did you mean float32?", "bmm takes a shape of 4"]
-    expected += ["matplotlib", "--csv", "'tpu'", "'0'", "9999 threads"]
+    expected += ["'tpu'", "--threads '0': not a positive whole number", "9999 threads", "matplotlib", "--csv"]
     assert len(texts) == len(expected)
     for text, part in zip(texts, expected, strict=True):
         assert part in text
@@ -60,11 +58,6 @@ def test_bad_values_get_one_line_each_and_the_rest_runs(
     assert all(r["shape"] == [20, 30] for r in rows)
 
 
-def _without(missing: str) -> Callable[..., Any]:
-    find = importlib.util.find_spec
-    return lambda name, *rest: None if name == missing else find(name, *rest)
-
-
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -75,15 +68,19 @@ def _without(missing: str) -> Callable[..., Any]:
         (["relu", "--device", "cuda"], "nothing to run"),
     ],
 )
-def test_nothing_to_run(arguments: list[str], line: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_to_run(arguments: list[str], line: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     if "cuda" in arguments and torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    status, out, lines = run(arguments, capfd)
+    status, out, lines = run([*arguments, "--out", str(tmp_path / "out")], capfd)
     assert status == 2 and len(lines) == 2 and lines[-1].endswith(line)
+    assert not (tmp_path / "out").exists()
     assert "Traceback" not in out
 
 
-@pytest.mark.parametrize("arguments", (["--seconds", "0"], ["--seconds", "x"], ["--nonsense"], ["--json"]))
+@pytest.mark.parametrize(
+    "arguments",
+    (["--seconds", "0"], ["--seconds", "inf"], ["--seconds", "nan"], ["--seconds", "x"], ["--nonsense"], ["--json"]),
+)
 def test_bad_options(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(arguments)
@@ -95,6 +92,9 @@ def test_list(capfd: pytest.CaptureFixture[str]) -> None:
     status, out, lines = run(["softmax", "log_softmax", "--list"], capfd)
     assert status == 0 and not lines
     assert "1048576x16" in out and "sigmoid" not in out
+    assert "backward: ;" not in out and "call 8e-07;" not in out
+    status, out, lines = run(["rellu", "--list"], capfd)
+    assert status == 1 and out == "" and len(lines) == 1 and "did you mean relu?" in lines[0]
 
 
 def test_interrupted(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +115,23 @@ def test_interrupted(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypa
     assert status == 1 and len(units) == 2 and len(lines) == 1 and "interrupted: 1 of " in lines[0]
     everything = json.loads(path.read_text())
     assert len({r["op"] for r in everything["results"]}) == 1 and everything["problems"] == [lines[0].split(": ", 1)[1]]
+
+
+def test_interrupted_before_there_is_a_result(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No empty file is left, and one that there was is as it was."""
+    from fastgrad.bench.run import Runner
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Runner, "check", interrupt)
+    (tmp_path / "x.csv").write_text("old")
+    files = ["--json", str(tmp_path / "x.json"), "--csv", str(tmp_path / "x.csv")]
+    status, _, lines = run(["relu", "--shape", "9", *SMALLEST, *files], capfd)
+    assert status == 130 and lines == ["fastgrad bench: interrupted"]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.csv"] and (tmp_path / "x.csv").read_text() == "old"
 
 
 def test_no_compiler(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +206,27 @@ def test_choosing() -> None:
     assert len({c.title for c in halves}) == len(halves)
     # The targets are for the cases as they are.
     assert all(c.targets_of("forward") == {"E": 1.0, "T": 1.0, "C": 1.0} for c in halves)
+
+
+def test_a_case_that_is_so_by_itself_keeps_its_targets() -> None:
+    native = [c for c in ALL if c.op == "softmax" and c.dtype == torch.bfloat16]
+    halves = {(c.variant, c.shape): c for c in chosen("softmax", "--dtype", "bf16")[0]}
+    for case in native:
+        assert halves[case.variant, case.shape].targets_of("forward") == case.targets_of("forward")
+    assert len(halves) > len(native)
+
+
+def test_a_shape_without_the_dimension_is_said_once() -> None:
+    kept, said = chosen("softmax", "cross_entropy", "--shape", "1000")
+    assert {c.variant for c in kept if c.op == "softmax"} == {"dim 0"}
+    ops = ("softmax", "log_softmax", "cross_entropy", "nll_loss")
+    assert said == [f"{op} along dim 1 takes a shape of at least 2 sizes, not 1000" for op in ops]
+    kept, said = chosen("sum", "--shape", "1000,8x9")
+    assert len(said) == 1 and {len(c.shape) for c in kept if c.variant == "inner"} == {2}
+
+
+def test_a_number_of_threads_is_measured_once() -> None:
+    assert threads("1,1", print) == [1] and devices("cpu,cpu", print) == ["cpu"]
 
 
 def record_of(case: Case, **changes: Any) -> dict[str, Any]:
@@ -273,7 +311,7 @@ def test_plots(tmp_path: Path) -> None:
     results = [record_of(case) for case in ALL[::20]]
     results += [record_of(sigmoid, series="size", shape=[n]) for n in (64, 256)]
     results += [record_of(sigmoid, series="threads", threads=n) for n in (1, 2)]
-    limits = {"1": {"copy into a new tensor, B/s": 1e10, "float32, flop/s": 1e11}}
+    limits = {"1": {"copy into a new tensor, B/s": 1e10, "float32, flop/s": 1e11}, "2": {}}  # of 2 threads unknown
     written = plots.write({"results": results, "limits": limits}, tmp_path)
     names = {path.name for path in written}
     assert {"roofline.png", "scaling_size.png", "scaling_threads.png", "speedup_softmax.png"} <= names

@@ -39,22 +39,35 @@ def test_info_follows_a_forced_backend() -> None:
         assert "active backend  default" in info()
 
 
+def test_unknown_backend_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unknown() -> str:
+        raise ValueError('fastgrad: no backend "foo" on this machine; there are: default')
+
+    monkeypatch.setattr(fastgrad, "active_backend", unknown)
+    assert 'active backend  none: no backend "foo" on this machine' in info()
+    for command in ("demo", "bench"):
+        assert main([command]) == 2
+        expected = f'fastgrad {command}: no backend "foo" on this machine; there are: default\n'
+        assert capsys.readouterr() == ("", expected)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"fastgrad {fastgrad.__version__}\n"
+
+
 @pytest.mark.parametrize("command", ("demo", "bench"))
 def test_dispatch_passes_arguments_on(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
     module = types.ModuleType(f"fastgrad.{command}")
-    module.__spec__ = importlib_spec(f"fastgrad.{command}")
     module.main = lambda argv: seen.append(list(argv)) or 7  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, f"fastgrad.{command}", module)
     monkeypatch.setattr(fastgrad, command, module, raising=False)
     assert main([command, "--seed", "3", "-h", "x"]) == 7
     assert seen == [["--seed", "3", "-h", "x"]]
-
-
-def importlib_spec(name: str) -> object:
-    from importlib.machinery import ModuleSpec
-
-    return ModuleSpec(name, None)
 
 
 @pytest.mark.parametrize("arguments", ([], ["nonsense"], ["info", "--more"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -141,30 +142,86 @@ def test_missing_file_and_folder_in_its_place(tmp_path: Path, capsys: pytest.Cap
     assert "--out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", (["--epochs", "0"], ["--epochs", "x"], ["--seed", "1.5"], ["surplus"]))
-def test_bad_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "0"], "--epochs: must be at least 1, not 0"),
+        (["--epochs", "x"], "--epochs: 'x' is not a whole number"),
+        (["--seed", "1.5"], "--seed: '1.5' is not a whole number"),
+        (["--seed", "-1"], "--seed: must be from 0 to 4294967295, not -1"),
+        (["--seed", "4294967296"], "--seed: must be from 0 to 4294967295, not 4294967296"),
+        (["surplus"], "surplus"),
+    ],
+)
+def test_bad_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         demo.main(arguments)
-    assert stop.value.code == 2 and "usage: fastgrad demo" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and "usage: fastgrad demo" in error and message in error
 
 
-@pytest.mark.parametrize("package", ("sklearn", "matplotlib", "rich"))
-def test_missing_package(
-    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def _hide(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
+
+
+@pytest.mark.parametrize("package", ("sklearn", "rich"))
+def test_missing_package(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _hide(package, monkeypatch)
     monkeypatch.chdir(tmp_path)
     assert demo.main(["--epochs", "1"]) == 1
     error = capsys.readouterr().err
     assert 'pip install "fastgrad[demo]"' in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("broken", (False, True))
+def test_without_matplotlib_the_numbers_are_written(
+    broken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _hide("matplotlib", monkeypatch)
+    if broken:
+        monkeypatch.delitem(sys.modules, "matplotlib")
+        (tmp_path / "matplotlib.py").write_text("raise ImportError('libfreetype.so.6: cannot open')\n")
+        monkeypatch.syspath_prepend(tmp_path)
+    path, out = _csv(tmp_path / "own.csv", "binary"), tmp_path / "out"
+    assert demo.main(["--csv", str(path), "--out", str(out), "--epochs", "1"]) == 1
+    expected = 'fastgrad demo: no plots without matplotlib: run  pip install "fastgrad[demo]"\n'
+    assert capsys.readouterr().err == expected
+    assert [file.name for file in out.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize("unit", (1e19, 1e-30))
+def test_labels_of_any_unit(unit: float, tmp_path: Path) -> None:
+    rows = [f"{i},{i % 7},{unit * (i + 3 * (i % 7))}" for i in range(60)]
+    (tmp_path / "large.csv").write_text("\n".join(rows))
+    task = tasks.from_csv(tmp_path / "large.csv", seed=0)
+    comparison = training.train(task, 500, seed=0)
+    for run in (comparison.native, comparison.swapped):
+        assert run.scores[-1] > 0.9 and 0 < run.losses[-1] < run.losses[0]
+
+
+def test_undefined_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    order = np.random.RandomState(0).permutation(20)  # as scikit-learn draws the test rows
+    rows = [f"{i},{i if i in order[4:] else 5}" for i in range(20)]
+    (tmp_path / "x.csv").write_text("\n".join(rows))
+    assert demo.main(["--csv", str(tmp_path / "x.csv"), "--out", str(tmp_path), "--epochs", "2"]) == 0
+    assert "test R² undefined" in capsys.readouterr().out
+
+    def no_constant(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    results = json.loads((tmp_path / "results.json").read_text(), parse_constant=no_constant)
+    assert results["tasks"][0]["torch"]["scores"] == [None, None]
+
+
 def test_scores() -> None:
     target = torch.tensor([[1.0], [2.0], [4.0]])
     assert tasks.r_squared(target, target) == 1.0
     assert tasks.r_squared(torch.full((3, 1), 7 / 3), target) == pytest.approx(0, abs=1e-6)
+    assert math.isnan(tasks.r_squared(target, torch.full((3, 1), 0.1)))
     assert tasks.binary_accuracy(torch.tensor([0.2, 0.9, 0.6]), torch.tensor([0.0, 1.0, 0.0])) == pytest.approx(2 / 3)
     assert tasks.class_accuracy(torch.tensor([[0.1, 2.0], [3.0, 1.0]]), torch.tensor([1, 1])) == 0.5
 

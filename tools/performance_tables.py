@@ -1,11 +1,13 @@
-"""Writes the figures of benchmarks/results/*.json into docs/performance.md and README.md, between their two markers.
+"""Writes the figures of benchmarks/results/*.json into docs/figures.md and README.md, between their two markers.
 
 The files are what `fastgrad bench --json` writes; each becomes a section, in the order of their names. The README gets
 the means of one. A folder has what tools/gpu_check.sh left of one GPU, run after run: the last figure of each row
 counts, and none of a run before the kernels became what they are (first_run.json, of a family or of one dtype of it).
 """
 
+import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -32,15 +34,34 @@ def read(path: Path) -> tuple:
     return everything, [r for r in everything["results"] if not r["series"]]
 
 
-def section(path: Path) -> str:
+def model(cpu: str) -> tuple[str, set[str]]:
+    """A CPU's name without what says nothing, and its instruction sets: "AMD EPYC (sse2 avx)"."""
+    name, _, sets = cpu.rstrip(")").partition(" (sse")
+    return re.sub(r"\(R\)|\(TM\)| Processor| CPU", "", name).strip(), set(f"sse{sets}".split())
+
+
+def titles(files: list[Path]) -> list[str]:
+    """Of each file: the CPU, the backend, the threads. CPUs of one name are told apart by what not all of them have."""
+    everything = [(read(path)[0]["machine"], read(path)[1]) for path in files]
+    cpus = [model(machine["cpu"]) for machine, _ in everything]
+    result = []
+    for (machine, records), (name, sets) in zip(everything, cpus, strict=True):
+        more = sorted(sets - set.intersection(*(theirs for other, theirs in cpus if other == name)))
+        cpu = f"{name} with {' and '.join(more)}" if more else name
+        counts = sorted({r["threads"] for r in records})
+        threads = ", ".join(map(str, counts)) + f" thread{'s' * (counts != [1])}"
+        processor, backend = (machine["gpu"], "cuda") if records[0]["device"] == "cuda" else (cpu, machine["backend"])
+        quick = ", quick" * ("--quick" in machine["command"].split())
+        result.append(f"{processor}, {backend}, {threads}{quick}")
+    return result
+
+
+def section(path: Path, title: str) -> str:
     everything, records = read(path)
     machine = everything["machine"]
-    counts = sorted({r["threads"] for r in records})
-    threads = ", ".join(map(str, counts)) + f" thread{'s' * (counts != [1])}"
-    title = f"{machine['gpu'] if records[0]['device'] == 'cuda' else machine['backend']}, {threads}"
     caches = ", ".join(f"{level} {size}" for level, size in machine["caches"].items())
     parts = [
-        f"### {title}\n",
+        f"## {title}\n",
         f"{machine['cpu']}, {machine['cores']} cores, {caches}; torch {machine['torch']}, fastgrad "
         f"{machine['fastgrad']} ({machine['build']}), {machine['date'][:10]}: `{machine['command']}`, "
         f"`{path.relative_to(ROOT)}`.\n",
@@ -85,7 +106,7 @@ def summary(path: Path) -> str:
     return (
         f"{means(records)}\n`{everything['machine']['command']}` on {everything['machine']['date'][:10]}; "
         f"{below} of the {len(records)} rows are below their targets: which, and why, is in\n"
-        "[docs/performance.md](docs/performance.md).\n"
+        "[docs/figures.md](docs/figures.md).\n"
     )
 
 
@@ -111,7 +132,7 @@ def gpu_section(folder: Path) -> str:
     columns = ["op", "shape", "dtype", "pass", "fastgrad", "E", "C", "ceiling", "error", "run"]
     return "\n".join(
         [
-            f"### cuda: {gpu.partition(',')[0]}\n",
+            f"## {gpu.partition(',')[0]}, cuda\n",
             f"{gpu}; {torch}: `tools/gpu_check/bench.py`, `{folder.relative_to(ROOT)}`. Ceilings: {listed}.\n",
             markdown(["geometric means", "dtype", "pass", "rows", "E", "C", "ceiling"], means, 3),
             f"<details><summary>All {len(rows)} rows</summary>\n\n{markdown(columns, rows, 4)}\n</details>\n",
@@ -119,23 +140,42 @@ def gpu_section(folder: Path) -> str:
     )
 
 
-def write(page: Path, figures: str) -> bool:
-    before, found, rest = page.read_text().partition(BEGIN)
+def rewrite(page: Path, figures: str) -> tuple[str, str]:
+    """The text of a page as it is and with these figures."""
+    text = page.read_text()
+    before, found, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not found or not end:
-        print(f"{page}: no markers to write between", file=sys.stderr)
-        return False
-    page.write_text(f"{before}{BEGIN}\n{figures}\n{END}{after}")
-    return True
+        raise SystemExit(f"{page}: no markers to write between")
+    return text, f"{before}{BEGIN}\n{figures}\n{END}{after}"
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(
+        description="Writes the figures of benchmarks/results into docs/figures.md and README.md."
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 if one of these files would change"
+    )
+    check = parser.parse_args().check
     files = sorted(RESULTS.glob("*.json"))
     folders = sorted(path.parent for path in RESULTS.glob("*/ceilings.json"))
-    figures = "\n".join([*map(section, files), *map(gpu_section, folders)]) or "No results are recorded yet.\n"
-    written = [write(ROOT / "docs" / "performance.md", figures), write(ROOT / "README.md", summary(IN_README))]
+    sections = [*map(section, files, titles(files)), *map(gpu_section, folders)]
+    headings = [text.partition("\n")[0] for text in sections]
+    if repeated := {heading for heading in headings if headings.count(heading) > 1}:
+        raise SystemExit(f"several results have the heading {', '.join(sorted(repeated))}")
+    pages = {
+        ROOT / "docs" / "figures.md": "\n".join(sections) or "No results are recorded yet.\n",
+        ROOT / "README.md": summary(IN_README),
+    }
+    texts = {page: rewrite(page, figures) for page, figures in pages.items()}
+    changed = [page for page, (before, after) in texts.items() if before != after]
+    for page in changed:
+        print(f"{page.relative_to(ROOT)}: {'is not what the results say' if check else 'written'}")
+        if not check:
+            page.write_text(texts[page][1])
     print(f"{len(files)} result files, {len(folders)} of GPUs")
-    return 0 if all(written) else 1
+    return int(check and bool(changed))
 
 
 if __name__ == "__main__":

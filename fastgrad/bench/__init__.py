@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 import tempfile
@@ -17,14 +16,13 @@ __all__ = ["main"]
 _QUICK = 160.0  # seconds that --quick may take, with what comes after under 3 minutes
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run the benchmarks; return 0, 1 (something could not be run, the rest was) or 2 (nothing to run)."""
     from fastgrad.bench import options as arguments
 
     options = arguments.parse(argv)
-    command = list(sys.argv[2:] if argv is None else argv)
     try:
-        return _Run(options, command).run()
+        return _Run(options, list(argv)).run()
     except KeyboardInterrupt:
         print("fastgrad bench: interrupted", file=sys.stderr)
         return 130
@@ -60,20 +58,17 @@ class _Run:
             backend = fastgrad.active_backend()
         cases = choose(options, self.complain)
         if options.list:
-            self._list(cases)
+            if cases:
+                self._list(cases)
             return 1 if self.problems else 0
-        writes = self._writable()
-        units = [
-            Unit(case, device, n)
-            for device in devices(options.device, self.complain)
-            for n in threads(options.threads, self.complain)
-            for case in cases
-        ]
-        if writes.get("plots"):
-            units += self._series(cases, units)
+        chosen, numbers = devices(options.device, self.complain), threads(options.threads, self.complain)
+        units = [Unit(case, device, n) for device in chosen for n in numbers for case in cases]
         if not units:
             self.complain("nothing to run")
             return 2
+        writes = self._writable()
+        if writes.get("plots"):
+            units += self._series(cases, units)
         about = machine.describe(backend, self.command)
         self.console.print(f"{about['cpu']}; torch {about['torch']}; fastgrad {about['fastgrad']}, backend {backend}")
         seconds = options.seconds or (0.3 if options.quick else 1.0)
@@ -153,16 +148,21 @@ class _Run:
         columns = ("family", "op", "shape", "dtype", "passes", "targets")
         rows = []
         for case in cases:
-            targets = [f"{w}: {_targets(case.targets_of(w))}" for w in case.passes]
+            targets = [f"{w}: {_targets(of_pass)}" for w in case.passes if (of_pass := case.targets_of(w))]
             rows.append(
                 (case.family, case.title, case.shape_name, case.dtype_name, ", ".join(case.passes), "; ".join(targets))
             )
         self.console.print(table(columns, rows))
 
     def _writable(self) -> dict[str, Path]:
-        """Where results go; what cannot be written is known before an hour is spent on measuring."""
+        """Where results go; what cannot be written is known before an hour is spent on measuring.
+
+        No file is left behind: the hour may end before there is anything to write.
+        """
+        from fastgrad.bench import plots
+
         wanted = {what: path for what in ("json", "csv", "plots") if (path := getattr(self.options, what))}
-        if "plots" in wanted and importlib.util.find_spec("matplotlib") is None:
+        if "plots" in wanted and not plots.available():
             self.complain('no plots without matplotlib: run  pip install "fastgrad[bench]"')
             del wanted["plots"]
         for what, path in list(wanted.items()):
@@ -172,7 +172,10 @@ class _Run:
                 if what == "plots":
                     tempfile.TemporaryFile(dir=folder).close()
                 else:
+                    existed = path.exists()
                     path.open("a").close()
+                    if not existed:
+                        path.unlink()
             except OSError as error:
                 self.complain(f"--{what} {path}: {error.strerror}")
                 del wanted[what]

@@ -92,7 +92,8 @@ class Case:
     loss: bool = False
     compiled: bool = True
     reference: bool = True  # theirs in float64 is what errors are measured against
-    sizes: int | None = None  # how many sizes a shape has; None: at least one
+    sizes: int | None = None  # how many sizes a shape has; None: more than `dim`
+    dim: int = 0  # along which the op works
     quick: bool = False  # also in --quick
     scaling: tuple[Shape, ...] = ()  # shapes for the plot of scaling with size; without any, in no scaling plot
     why: str = ""  # it is below its targets, where that is known
@@ -126,10 +127,22 @@ class Case:
         return self.targets.get(which, _DEFAULT)
 
     def with_(self, shape: Shape, dtype: torch.dtype) -> Case:
-        """This case with another shape or dtype; ValueError, in one line, for a shape that it cannot have."""
+        """This case with another shape or dtype; ValueError, in one line, for a shape that it cannot have.
+
+        Integers have no gradients: of them, only the forward pass is left.
+        """
         if self.sizes not in (None, len(shape)):
             raise ValueError(f"{self.title} takes a shape of {self.sizes} sizes, as {self.shape_name}")
-        return replace(self, shape=shape, dtype=dtype, chosen=(shape, dtype) != (self.shape, self.dtype))
+        if len(shape) <= self.dim:
+            given = "x".join(map(str, shape))
+            raise ValueError(
+                f"{self.op} along dim {self.dim} takes a shape of at least {self.dim + 1} sizes, not {given}"
+            )
+        passes = self.passes
+        if not dtype.is_floating_point:
+            passes = tuple(p for p in passes if p in FORWARD) or ("forward",)
+        chosen = (shape, dtype) != (self.shape, self.dtype)
+        return replace(self, shape=shape, dtype=dtype, passes=passes, chosen=chosen)
 
     def key(self) -> Key:
         return self.family, self.index, self.shape, self.dtype, self.passes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ _SHORT = {"f32": "float32", "f64": "float64", "bf16": "bfloat16", "f16": "float1
 Complain = Callable[[str], None]
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="fastgrad bench",
         description="Time the ops against torch's: eager (E), eager with transparent huge pages (T) and torch.compile "
@@ -43,8 +44,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--plots", metavar="DIR", type=Path, help="write PNG plots, which includes scaling with size and threads")
     add("--out", metavar="DIR", type=Path, help="the same as --json DIR/bench.json --csv DIR/bench.csv --plots DIR")
     options = parser.parse_args(argv)
-    if options.seconds is not None and not options.seconds > 0:
-        parser.error("--seconds must be positive")
+    if options.seconds is not None and not 0 < options.seconds < math.inf:
+        parser.error("--seconds must be a positive, finite number")
     if options.out is not None:
         options.json = options.json or options.out / "bench.json"
         options.csv = options.csv or options.out / "bench.csv"
@@ -79,7 +80,9 @@ def choose(options: argparse.Namespace, complain: Complain) -> list[Case]:
             for dtype in dtypes or [case.dtype]:
                 try:
                     other = case.with_(shape, dtype)
-                    chosen.setdefault((other.op, other.variant, other.shape, other.dtype), other)
+                    key = (other.op, other.variant, other.shape, other.dtype)
+                    if key not in chosen or not other.chosen:  # a case that is so by itself has targets
+                        chosen[key] = other
                 except ValueError as error:
                     if str(error) not in said:
                         said.add(str(error))
@@ -113,13 +116,13 @@ def threads(text: str, complain: Complain) -> list[int]:
     most = len(os.sched_getaffinity(0))
     numbers = []
     for part in text.split(","):
-        if not part.isdigit() or int(part) < 1:
-            complain(f"no number of threads: {part!r}")
+        if not part.isdecimal() or int(part) < 1:
+            complain(f"--threads {part!r}: not a positive whole number")
         elif int(part) > most:
             complain(f"{part} threads: this process may use {most} core{'s' * (most != 1)}")
         else:
             numbers.append(int(part))
-    return numbers
+    return list(dict.fromkeys(numbers))
 
 
 def devices(text: str, complain: Complain) -> list[str]:
@@ -133,4 +136,4 @@ def devices(text: str, complain: Complain) -> list[str]:
             complain("device cuda: fastgrad was built without CUDA kernels")
         else:
             usable.append(part)
-    return usable
+    return list(dict.fromkeys(usable))

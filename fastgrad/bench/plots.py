@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write"]
+__all__ = ["available", "write"]
 
 Record = dict[str, Any]
 _CONTENDERS = (
@@ -17,6 +17,16 @@ _CONTENDERS = (
 )
 _RATIOS = (("E", "#1f4e9c"), ("T", "#7fb3d5"), ("C", "#27ae60"))
 _PASS = {"backward": " b", "forward+backward": " f+b"}
+
+
+def available() -> bool:
+    """Whether there is a matplotlib that can be loaded."""
+    try:
+        import matplotlib.backends.backend_agg
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def write(everything: dict[str, Any], folder: Path) -> list[Path]:
@@ -108,6 +118,8 @@ def _roofline(records: list[Record], limits: dict[Any, dict[str, float]], path: 
             ax.plot(*zip(*points, strict=True), "o", markersize=4, color=f"C{k}", label=family, alpha=0.8)
     low, high = min(low, 0.1) / 2, max(high, 100.0) * 2
     for threads, measured in limits.items():
+        if not measured:
+            continue  # unknown
         bandwidth = measured["copy into a new tensor, B/s"] / 1e9
         names = [n for n in measured if n.endswith("flop/s") and n.startswith(("float32", "float64"))]
         for name in names:

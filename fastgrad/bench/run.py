@@ -46,9 +46,9 @@ class Runner:
     def __enter__(self) -> Runner:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for worker in self.workers.values():
-            worker.close()
+            worker.close(0.0 if kind else 5.0)  # who interrupts does not wait for a call
 
     def worker(self, kind: str) -> Worker:
         if kind not in self.workers or not self.workers[kind].alive():
@@ -70,7 +70,12 @@ class Runner:
             self.complain(f"whether torch gets transparent huge pages is unknown ({error})")
 
     def limits(self, threads: int) -> dict[str, float]:
-        return self.worker(HUGE_PAGES).call("limits", threads)
+        """What the machine can do at best; nothing where that cannot be measured."""
+        try:
+            return self.worker(HUGE_PAGES).call("limits", threads)
+        except WorkerError as error:
+            self.complain(f"the machine's limits are unknown ({error})")
+            return {}
 
     def measure(self, unit: Unit) -> Iterator[Record]:
         """One record for each pass of a case; a case that fails is complained of."""
@@ -99,7 +104,7 @@ class Runner:
                 for name, seconds in answer.items():
                     times[kind].setdefault(name, []).append(float(f"{seconds:.5g}"))
             rounds += 1
-            most = max(_FEWEST if spent < 5 * self.seconds else 3, min(_MOST, int(self.seconds / spent * rounds)))
+            most = max(_FEWEST if spent < 5 * self.seconds else 3, int(min(_MOST, self.seconds / spent * rounds)))
         memory, errors = {}, {}
         if not unit.series:
             last = self.worker(kinds[-1])

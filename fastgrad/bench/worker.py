@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,11 +40,15 @@ class Worker:
 
     def __init__(self, kind: str, backend: str) -> None:
         context = multiprocessing.get_context("spawn")
-        self.kind = kind
         self._connection, theirs = context.Pipe()
         with _environment(_KIND[kind] | _INSTRUCTIONS.get(backend, {})):
             self._process = context.Process(target=_serve, args=(theirs, backend), daemon=True)
-            self._process.start()
+            # The process inherits this: Ctrl-C is for the command alone, which ends its processes.
+            handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                self._process.start()
+            finally:
+                signal.signal(signal.SIGINT, handler)
         theirs.close()
 
     def call(self, method: str, *args: Any) -> Any:
@@ -60,9 +65,10 @@ class Worker:
     def alive(self) -> bool:
         return self._process.is_alive()
 
-    def close(self) -> None:
+    def close(self, patience: float = 5.0) -> None:
+        """The process ends after its call, or is ended after so many seconds."""
         self._connection.close()
-        self._process.join(5)
+        self._process.join(patience)
         if self._process.is_alive():
             self._process.terminate()
 
@@ -101,8 +107,9 @@ def _serve(connection: Connection, backend: str) -> None:
     while True:
         try:
             method, args = connection.recv()
-        except (EOFError, KeyboardInterrupt):
+        except (EOFError, OSError):  # the command has ended
             return
+        failed = False
         try:
             if method == "open":
                 key, device, threads, compiled, limit, seed = args
@@ -118,12 +125,13 @@ def _serve(connection: Connection, backend: str) -> None:
                 answer = _OF_THE_PROCESS[method]()
             else:
                 answer = getattr(session, method)(*args)
-            connection.send((False, answer))
-        except KeyboardInterrupt:
-            return
         except BaseException as error:  # one case; the next may do better
             session = None
-            connection.send((True, one_line(error)))
+            failed, answer = True, one_line(error)
+        try:
+            connection.send((failed, answer))
+        except OSError:
+            return
 
 
 def _compiles() -> bool:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 __all__ = ["main"]
 
-_EXTRA = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "rich": "rich"}
+_EXTRA = {"sklearn": "scikit-learn", "rich": "rich"}
+_LARGEST_SEED = 2**32 - 1  # of NumPy
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run the demo with these arguments; return the exit status: 0, 1 (a package is missing) or 2 (bad input)."""
     options = _parse(argv)
     try:
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("interrupted", 130)
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="fastgrad demo",
         description="Train on real data, natively and after fastgrad.swap, from the same seed, and compare: loss "
@@ -45,14 +46,28 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--out", metavar="DIR", type=Path, default=Path("demo-output"), help="where plots go (default: %(default)s)"
     )
     parser.add_argument("--epochs", metavar="N", type=_positive, help="default: each task's own number")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--seed", metavar="N", type=_seed, default=0, help="default: %(default)s")
     return parser.parse_args(argv)
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
 def _positive(text: str) -> int:
-    number = int(text)
+    number = _whole(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
+
+
+def _seed(text: str) -> int:
+    number = _whole(text)
+    if not 0 <= number <= _LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"must be from 0 to {_LARGEST_SEED}, not {number}")
     return number
 
 
@@ -61,6 +76,7 @@ def _run(options: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from fastgrad._tables import WIDTH
+    from fastgrad.bench.plots import available
     from fastgrad.demo import plots, tasks
     from fastgrad.demo.csv_file import CsvError
     from fastgrad.demo.results import environment, records, result_table
@@ -74,6 +90,9 @@ def _run(options: argparse.Namespace) -> int:
     except OSError as error:
         return _fail(f"--out {options.out}: {error.strerror}", 2)
 
+    status = 0
+    if not available():
+        status = _fail('no plots without matplotlib: run  pip install "fastgrad[demo]"', 1)
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH)
@@ -88,14 +107,15 @@ def _run(options: argparse.Namespace) -> int:
     console.print(result_table(comparisons))
 
     try:
-        written = plots.write(comparisons, options.out)
-        raw = options.out / "results.json"
-        raw.write_text(json.dumps(records(comparisons), indent=1) + "\n")
+        written = [options.out / "results.json"]
+        written[0].write_text(json.dumps(records(comparisons), indent=1) + "\n")
+        if status == 0:
+            written += plots.write(comparisons, options.out)
     except OSError as error:
         return _fail(f"--out {options.out}: {error.strerror}", 2)
-    for path in (*written, raw):
+    for path in written:
         console.print(f"wrote {path}", soft_wrap=True)
-    return 0
+    return status
 
 
 def _fail(message: str, status: int) -> int:

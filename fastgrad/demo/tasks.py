@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +88,11 @@ def digits() -> Task:
 def from_csv(path: Path, seed: int) -> Task:
     """Logistic regression where every label is 0 or 1, linear regression otherwise; 80 % of the rows to train on."""
     features, labels, _ = read_csv(path)
-    train, test = _split(features, labels, seed)
     if np.isin(labels, (0.0, 1.0)).all():
+        train, test = _split(features, labels, seed)
         return _logistic(f"logistic regression, {path.name}", path.stem, train, test, epochs=500, lr=0.1)
+    # Labels of any unit: squared errors of large or small ones leave the range of float32. R² does not change.
+    train, test = _split(features, labels, seed, scale_labels=True)
     # Stable for standardized features, however strongly they correlate: the Hessian's largest eigenvalue is at most
     # twice the number of parameters.
     lr = min(0.01, 0.5 / (features.shape[1] + 1))
@@ -138,17 +141,21 @@ def _linear(
     )
 
 
-def _split(features: np.ndarray, labels: np.ndarray, seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """An 80/20 split, features scaled to mean 0 and variance 1 of the training part."""
+def _split(
+    features: np.ndarray, labels: np.ndarray, seed: int, scale_labels: bool = False
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """An 80/20 split, features, and labels where wanted, scaled to mean 0 and variance 1 of the training part."""
     from sklearn.model_selection import train_test_split
     from sklearn.preprocessing import StandardScaler
 
-    train_x, test_x, train_y, test_y = train_test_split(features, labels, test_size=0.2, random_state=seed)
+    column = labels.reshape(-1, 1)
+    train_x, test_x, train_y, test_y = train_test_split(features, column, test_size=0.2, random_state=seed)
     scaler = StandardScaler().fit(train_x)
-    return (
-        (_floats(scaler.transform(train_x)), _floats(train_y).view(-1, 1)),
-        (_floats(scaler.transform(test_x)), _floats(test_y).view(-1, 1)),
-    )
+    train_x, test_x = scaler.transform(train_x), scaler.transform(test_x)
+    if scale_labels:
+        scaler = StandardScaler().fit(train_y)
+        train_y, test_y = scaler.transform(train_y), scaler.transform(test_y)
+    return (_floats(train_x), _floats(train_y)), (_floats(test_x), _floats(test_y))
 
 
 def _floats(x: np.ndarray) -> Tensor:
@@ -166,6 +173,10 @@ def class_accuracy(output: Tensor, target: Tensor) -> float:
 
 
 def r_squared(output: Tensor, target: Tensor) -> float:
-    """1 - (squared error) / (squared deviation from the mean): 1 is perfect, 0 as good as the mean."""
+    """1 - (squared error) / (squared deviation from the mean): 1 is perfect, 0 as good as the mean.
+
+    NaN where all targets are equal.
+    """
     output, target = output.double(), target.double()
-    return (1 - (output - target).square().sum() / (target - target.mean()).square().sum()).item()
+    deviation = (target - target.mean()).square().sum().item()
+    return 1 - (output - target).square().sum().item() / deviation if deviation else math.nan

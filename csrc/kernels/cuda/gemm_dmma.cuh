@@ -99,7 +99,7 @@ Status launch_dmma(const GemmArgs& g) {
   return b_columns ? launch_dmma_ordered<Tile, true, false>(g) : launch_dmma_ordered<Tile, true, true>(g);
 }
 
-// Large tiles are faster, by a seventh on an H200 (docs/performance.md), but where multiprocessors have few of them
+// Large tiles are faster, by a seventh on an H200 (docs/optimizations.md), but where multiprocessors have few of them
 // more are idle; and they need the shared memory of sm_80 or sm_90.
 inline Status gemm_float64(const GemmArgs& g, int multiprocessors, int most_shared) {
   const int64_t large = ceil_div(g.m, 128) * ceil_div(g.n, 128), small = ceil_div(g.m, 64) * ceil_div(g.n, 64);

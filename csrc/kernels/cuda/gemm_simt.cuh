@@ -103,7 +103,7 @@ Status launch_simt(const GemmArgs& g) {
 }
 
 // The shape whose tiles, a whole number of them for the busiest multiprocessor, are soonest done. `rate` is what a
-// multiprocessor does with tiles of that shape, in percent of the best, on an H200 (docs/performance.md).
+// multiprocessor does with tiles of that shape, in percent of the best, on an H200 (docs/optimizations.md).
 inline Status gemm_float32(const GemmArgs& g, int multiprocessors) {
   struct Candidate {
     int rows, columns, rate;
