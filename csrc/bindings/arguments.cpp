@@ -82,11 +82,11 @@ at::Scalar scalar_argument(py::handle object, const char* function, const char* 
   return number_of(object, function);
 }
 
-std::pair<Tensor, Tensor> operand_arguments(py::handle input, py::handle other, const char* function) {
+std::pair<Tensor, Tensor> operand_arguments(py::handle input, py::handle other, const char* function, bool in_place) {
   const bool numbers[] = {is_number(input), is_number(other)};
   if (!numbers[0] && !numbers[1])
     return {tensor_argument(input, function, "input", 1), tensor_argument(other, function, "other", 2)};
-  if (numbers[0] && numbers[1]) refuse(input, function, "input", 1, "Tensor");
+  if (numbers[0] && (numbers[1] || in_place)) refuse(input, function, "input", 1, "Tensor");
   const Tensor tensor =
       numbers[0] ? tensor_argument(other, function, "other", 2) : tensor_argument(input, function, "input", 1);
   const Tensor number = [&] {

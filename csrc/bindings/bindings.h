@@ -23,9 +23,10 @@ using OptionalTensor = std::optional<Tensor>;
 Tensor tensor_argument(py::handle object, const char* function, const char* name, int position);
 // The same for an argument that may be None.
 OptionalTensor optional_tensor_argument(py::handle object, const char* function, const char* name, int position);
-// The arguments `input` and `other`, one of which may be a Python number: that becomes a 0-d tensor that promotes as
-// the number does.
-std::pair<Tensor, Tensor> operand_arguments(py::handle input, py::handle other, const char* function);
+// The arguments `input` and `other`, one of which, in place the latter, may be a Python number: that becomes a 0-d
+// tensor that promotes as the number does.
+std::pair<Tensor, Tensor> operand_arguments(py::handle input, py::handle other, const char* function,
+                                            bool in_place = false);
 // A Python or numpy int, float or bool, or a 0-d tensor.
 at::Scalar scalar_argument(py::handle object, const char* function, const char* name);
 

@@ -60,8 +60,7 @@ void bind_binary(py::module_& m, const char* name, bool in_place) {
   m.def(
       name_.c_str(),
       [name, op = handle<void(const Tensor&, const Tensor&)>(name_.c_str())](py::handle input, py::handle other) {
-        tensor_argument(input, name, "input", 1);  // no number
-        const auto [a, b] = operand_arguments(input, other, name);
+        const auto [a, b] = operand_arguments(input, other, name, /*in_place=*/true);
         const WithoutGil no_gil;
         op.call(a, b);
         return a;
@@ -93,8 +92,7 @@ void bind_binary_alpha(py::module_& m, const char* name, bool in_place) {
       name_.c_str(),
       [name, op = handle<void(const Tensor&, const Tensor&, const Scalar&)>(name_.c_str())](
           py::handle input, py::handle other, py::handle alpha) {
-        tensor_argument(input, name, "input", 1);  // no number
-        const auto [a, b] = operand_arguments(input, other, name);
+        const auto [a, b] = operand_arguments(input, other, name, /*in_place=*/true);
         const Scalar s = scalar_argument(alpha, name, "alpha");
         const WithoutGil no_gil;
         op.call(a, b, s);
