@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 PYTEST = Path(sys.executable).with_name("pytest")
 
 PRETENDED = "pretended"
-ABOUT_CUDA = ["tests/test_cuda.py", "tests/test_unfit_values.py", "tests/test_nn.py"]
+ABOUT_CUDA = [f"tests/test_{name}.py" for name in ("cuda", "cuda_launches", "unfit_values", "nn")]
 
 
 def run(backend: str, arguments: list[str]) -> tuple[int, str]:
