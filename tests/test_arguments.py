@@ -78,3 +78,16 @@ def test_a_number_of_one_half_is_a_root_and_a_tensor_is_not(exponent):
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, equal_nan=True)
         assert torch.equal(ours.signbit() & ~ours.isnan(), theirs.signbit() & ~theirs.isnan())
+
+
+@pytest.mark.filterwarnings("ignore:.*degrees of freedom")
+@pytest.mark.parametrize("correction", [0, 1, 3, 4, 6])
+@pytest.mark.parametrize("name", ["var", "std"])
+def test_gradients_with_any_correction(name, correction):
+    """Also of more than there are elements, where the result is infinite."""
+    x = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+    grads = [
+        torch.autograd.grad(getattr(f, name)(x, 1, correction=correction), x, torch.ones(2, dtype=torch.float64))[0]
+        for f in (F, torch)
+    ]
+    torch.testing.assert_close(*grads, equal_nan=True)

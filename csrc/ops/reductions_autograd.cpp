@@ -324,9 +324,9 @@ static Gradients moments_backward(const Reduced& r, const Saved& s, const Tensor
   if (gvar.defined()) {
     Tensor g = r.with_dims(gvar);
     if (const auto count = r.count().maybe_as_int())
-      factor /= std::max(double(*count) - r.correction, 0.0);
+      factor /= double(*count) - r.correction;
     else
-      g = mul(g, at::Scalar(c10::SymFloat(1.0) / (c10::SymFloat(r.count()) - c10::SymFloat(r.correction)).max(0.0)));
+      g = mul(g, at::Scalar(c10::SymFloat(1.0) / (c10::SymFloat(r.count()) - c10::SymFloat(r.correction))));
     grad = var_grad(g, s.tensors[0], r.with_dims(s.tensors.back()), factor);
   }
   if (!gmean.defined()) return {grad};
