@@ -106,9 +106,10 @@ def swap(model: torch.nn.Module, *, verify: Any = None) -> SwapReport:
     report = SwapReport()
     changed: list[torch.nn.Module] = []
     everything = [*model.parameters(), *model.buffers()]
+    of_model = {t.device.type for t in everything}, {t.dtype for t in everything if t.is_complex()}
     for module, names in _modules(model):
         kind = type(module).__name__
-        reason = _reason_to_leave(module, everything)
+        reason = _reason_to_leave(module, of_model)
         if reason is None:
             module.__class__ = _LAYERS[type(module)]
             changed.append(module)
@@ -162,28 +163,28 @@ def _modules(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, tuple[st
 
     def visit(module: torch.nn.Module, name: str, around: tuple[torch.nn.Module, ...]) -> None:
         names.setdefault(module, []).append(name)
+        around = (*around, module)
         for child_name, child in module._modules.items():
-            if child is not None and not any(child is outer for outer in (*around, module)):
-                visit(child, f"{name}.{child_name}" if name else child_name, (*around, module))
+            if child is not None and not any(child is outer for outer in around):
+                visit(child, f"{name}.{child_name}" if name else child_name, around)
 
     visit(model, "", ())
     for module, aliases in names.items():
         yield module, tuple(aliases)
 
 
-def _reason_to_leave(module: torch.nn.Module, of_model: list[torch.Tensor]) -> str | None:
+def _reason_to_leave(module: torch.nn.Module, of_model: tuple[set[str], set[torch.dtype]]) -> str | None:
     """None: swap it. "": it is no layer. Otherwise why it stays as it is.
 
-    `of_model`: parameters and buffers of the whole model. A layer without its own sees their devices, and complex
-    numbers if there are any.
+    `of_model`: the devices and the complex dtypes of the whole model, which a layer without tensors will see.
     """
     kind = type(module)
     if kind in _LAYERS:
         if "forward" in vars(module):
             return "has a forward of its own, set on the instance"
         tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        places = {t.device.type for t in tensors or of_model}
-        dtypes = {t.dtype for t in tensors or of_model if tensors or t.is_complex()}
+        own = {t.device.type for t in tensors}, {t.dtype for t in tensors}
+        places, dtypes = own if tensors else of_model
         for missing in (*places.difference(_DEVICES), *dtypes.difference(_DTYPES)):
             return f"no kernels for {missing}"
         return None

@@ -42,7 +42,7 @@ def model(cpu: str) -> tuple[str, set[str]]:
 
 def titles(files: list[Path]) -> list[str]:
     """Of each file: the CPU, the backend, the threads. CPUs of one name are told apart by what not all of them have."""
-    everything = [(read(path)[0]["machine"], read(path)[1]) for path in files]
+    everything = [(whole["machine"], records) for whole, records in map(read, files)]
     cpus = [model(machine["cpu"]) for machine, _ in everything]
     result = []
     for (machine, records), (name, sets) in zip(everything, cpus, strict=True):

@@ -47,11 +47,9 @@ at::Scalar number_of(py::handle object, const char* function) {
   }
   if (torch::is_symint(object)) return at::Scalar(object.cast<c10::SymInt>());
   if (torch::is_symfloat(object)) return at::Scalar(object.cast<c10::SymFloat>());
-  const bool of_numpy = torch::utils::is_numpy_scalar(object.ptr());
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      !PyComplex_Check(object.ptr()) &&
-          !(of_numpy && py::isinstance(object, py::module_::import("numpy").attr("complexfloating"))),
-      function, "(): complex numbers are not supported");
+  const bool complex =
+      PyComplex_Check(object.ptr()) || py::isinstance(object, py::module_::import("numpy").attr("complexfloating"));
+  TORCH_CHECK_NOT_IMPLEMENTED(!complex, function, "(): complex numbers are not supported");
   const py::object item = object.attr("item")();
   if (PyBool_Check(item.ptr()) || PyLong_Check(item.ptr())) return number_of(item, function);
   const double value = PyFloat_AsDouble(object.ptr());
@@ -80,6 +78,10 @@ at::Scalar scalar_argument(py::handle object, const char* function, const char* 
     return t.item();
   }
   return number_of(object, function);
+}
+
+std::string public_name(const std::string& binding) {
+  return binding.ends_with("_dim") || binding.ends_with("_mean") ? binding.substr(0, 3) : binding;
 }
 
 std::pair<Tensor, Tensor> operand_arguments(py::handle input, py::handle other, const char* function, bool in_place) {
@@ -123,15 +125,14 @@ void bind_overrides(py::module_& m) {
     m.def(name.c_str(), [name](const py::args& args, const py::kwargs& kwargs) -> py::object {
       const py::tuple relevant = overriding(args, kwargs);
       if (py::len(relevant) == 0 && !at::impl::torch_function_mode_enabled()) {
-        const bool of_pair = name.ends_with("_dim") || name.ends_with("_mean");  // of max, min, var, std
-        const std::string shown = of_pair ? name.substr(0, 3) : name;
         std::string types;
         for (const py::handle object : args)
           types += std::string(types.empty() ? "" : ", ") + Py_TYPE(object.ptr())->tp_name;
         for (const auto& [keyword, object] : kwargs)
           types += std::string(types.empty() ? "" : ", ") + keyword.cast<std::string>() + "=" +
                    Py_TYPE(object.ptr())->tp_name;
-        throw py::type_error(shown + "() received an invalid combination of arguments - got (" + types + ")");
+        throw py::type_error(public_name(name) + "() received an invalid combination of arguments - got (" + types +
+                             ")");
       }
       return py::module_::import("torch.overrides")
           .attr("handle_torch_function")(py::module_::import("fastgrad._C").attr(name.c_str()), relevant, *args,

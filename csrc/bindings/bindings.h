@@ -27,6 +27,8 @@ OptionalTensor optional_tensor_argument(py::handle object, const char* function,
 // tensor that promotes as the number does.
 std::pair<Tensor, Tensor> operand_arguments(py::handle input, py::handle other, const char* function,
                                             bool in_place = false);
+// The function that a binding is a form of, to name in an error: max of max_dim, var of var_mean, else itself.
+std::string public_name(const std::string& binding);
 // A Python or numpy int, float or bool, or a 0-d tensor.
 at::Scalar scalar_argument(py::handle object, const char* function, const char* name);
 

@@ -129,7 +129,7 @@ void bind_with_index(py::module_& m, const char* name) {
       [name, op = handle<Pair(const Tensor&, int64_t, bool)>(name),
        out_op = handle<void(const Tensor&, int64_t, bool, const Tensor&, const Tensor&)>(name, "out")](
           py::handle input, py::handle dim, bool keepdim, const py::object& out) {
-        const std::string function(name, 3);  // of max_dim, min_dim
+        const std::string function = public_name(name);
         const Tensor x = tensor_argument(input, function.c_str(), "input", 1);
         const Dim d = dim_argument(dim, function.c_str());
         if (!d) refuse_dim(dim, function.c_str(), "int");
@@ -156,7 +156,7 @@ void bind_moments(py::module_& m, const char* name) {
        op = handle<std::tuple<Tensor, Tensor>(const Tensor&, at::OptionalIntArrayRef, const Correction&, bool)>(name),
        out_op = handle<void(const Tensor&, at::OptionalIntArrayRef, const Correction&, bool, const Tensor&)>(
            name, "out")](py::handle input, py::handle dim, py::handle correction, bool keepdim, const py::object& out) {
-        const std::string function(name, 3);  // of var_mean, std_mean
+        const std::string function = public_name(name);
         const Tensor x = tensor_argument(input, function.c_str(), "input", 1);
         const Dims dims = dims_argument(dim, function.c_str());
         torch::PyWarningHandler warnings;  // too few degrees of freedom

@@ -17,20 +17,19 @@ at::ScalarType promoted(at::TensorList inputs, Result result) {
   return common;
 }
 
-// Whether t is a number of Python's: marked as torch marks its own or, in a graph, of the widest dtype; see constant().
-bool is_number(const Tensor& t, at::ScalarType common) {
+// Whether t stands for a number: marked as torch marks its own or, in a graph, of the widest dtype; see constant().
+bool is_python_number(const Tensor& t, at::ScalarType common) {
   const bool widest = t.scalar_type() == at::kDouble || t.scalar_type() == at::kLong;
   return t.unsafeGetTensorImpl()->is_wrapped_number() ||
          (t.dim() == 0 && t.is_cpu() && widest && t.scalar_type() != common);
 }
 
-// `immediate`: null, or the operand's value.
-void fill_operand(Operand& o, const at::TensorIteratorBase& it, int k, const Tensor* immediate) {
+void fill_operand(Operand& o, const at::TensorIteratorBase& it, int k, bool immediate) {
   const at::ScalarType type = it.dtype(k);
   o.dtype = dtype_of(type);
   if (immediate) {
     o.data = nullptr;
-    o.immediate = number(immediate->item());
+    o.immediate = number(it.tensor(k).item());
     return;
   }
   o.data = it.data_ptr(k);
@@ -117,8 +116,7 @@ Tensor elementwise(const ElementwiseSpec& spec, at::TensorList inputs, Tensor ou
     a.parameter[0] = parameter;
     for (int k = 0; k < a.operands; ++k) {
       const bool on_host = !device.is_cpu() && it.device(k).is_cpu();
-      fill_operand(a.operand[k], it, k,
-                   on_host || (k > 0 && is_number(inputs[k - 1], common)) ? &it.tensor(k) : nullptr);
+      fill_operand(a.operand[k], it, k, /*immediate=*/on_host || (k > 0 && is_python_number(inputs[k - 1], common)));
     }
     if (fresh) a.operand[0].data = it.output().mutable_data_ptr();  // the iterator knows where it was made
     run_kernel(spec.name, spec.kernel, a, device);
@@ -208,9 +206,13 @@ int wanted(const Differentiation& d, at::TensorList inputs) {
 Step make_step(const Differentiation& d, at::TensorList inputs, const Tensor& out, const at::Scalar& alpha) {
   Step step;
   step.outputs = {out};
-  const int known = d.by_self | d.by_other, save = wanted(d, inputs);
-  for (const Save which : {kSelf, kOther, kOutput})
-    if (known & which) step.saved.push_back(save & which ? which == kOutput ? out : inputs[which == kOther] : Tensor());
+  const int saved = wanted(d, inputs);
+  const auto keep = [&](Save which, const Tensor& t) {
+    if ((d.by_self | d.by_other) & which) step.saved.push_back(saved & which ? t : Tensor());
+  };
+  keep(kSelf, inputs[0]);
+  keep(kOther, inputs.back());
+  keep(kOutput, out);
   if (inputs.size() == 2) {
     const bool same[] = {inputs[0].sym_sizes() == out.sym_sizes(), inputs[1].sym_sizes() == out.sym_sizes()};
     if (same[0] && same[1] && !alpha.isSymbolic() && alpha.equal(1)) return step;
@@ -274,10 +276,10 @@ void define_elementwise(torch::Library& m, const ElementwiseSpec& spec, const Di
         }
         // What backward needs of the memory that is overwritten is kept aside first, with its history for double
         // backward.
-        std::vector<Tensor> kept(inputs.begin(), inputs.end());
-        for (size_t k = 0; k < kept.size(); ++k)
-          if (wanted(d, inputs) & (k == 0 ? kSelf : kOther) && shares_memory(kept[k], inputs[0]))
-            kept[k] = kept[k].clone();
+        auto kept = inputs;
+        const int saved = wanted(d, inputs);
+        if (saved & kSelf) kept.front() = inputs[0].clone();
+        if (saved & kOther && shares_memory(kept.back(), inputs[0])) kept.back() = kept.back().clone();
         record(inputs, d.backward, [&] {
           in_place_op.call(in...);
           Step step = make_step(d, kept, inputs[0], alpha_of(in...));

@@ -261,4 +261,5 @@ Tensor sum(const Tensor& input, at::OptionalIntArrayRef dim, bool keepdim) {
   static const auto op = handle<Op>("sum");
   return op.call(input, dim, keepdim, std::nullopt);
 }
+
 }  // namespace fastgrad::ops

@@ -72,6 +72,7 @@ def _call(name: str, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
 
 
 def functional(name: str) -> Callable[..., Any]:
+    """Return what torch.compile sees of the binding `name`: the op, with its out= overload if it has one."""
     packet = getattr(torch.ops.fastgrad, name)
     op = packet.default
     if "out" not in packet.overloads():

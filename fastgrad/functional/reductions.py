@@ -21,24 +21,20 @@ _Dims = int | Sequence[int] | None
 def _traced(name: str) -> Callable[..., Any]:
     """Return what torch.compile sees of the binding `name`: the op, or its out= overload."""
     op, out_op = (getattr(getattr(torch.ops.fastgrad, name), overload) for overload in ("default", "out"))
-    takes_dims = (
-        str(op._schema.arguments[1].type) in ("List[int]", "Optional[List[int]]")
-        if len(op._schema.arguments) > 1
-        else False
-    )
-    none_is_all = takes_dims and str(op._schema.arguments[1].type) == "List[int]"
+    second = str(op._schema.arguments[1].type) if len(op._schema.arguments) > 1 else ""
+    takes_dims = second in ("List[int]", "Optional[List[int]]")
     first_of_pair = name in ("var_mean", "std_mean")
 
+    def dims(dim: Any) -> Any:
+        if dim is None and second == "List[int]":
+            return []  # all, of an op that takes no None
+        return [dim] if isinstance(dim, int) else dim
+
     def traced(input: torch.Tensor, *args: Any, out: Any = None, **kwargs: Any) -> Any:
-        if takes_dims:
-            if args and isinstance(args[0], int):
-                args = ([args[0]], *args[1:])
-            if isinstance(kwargs.get("dim"), int):
-                kwargs["dim"] = [kwargs["dim"]]
-            if none_is_all and args and args[0] is None:
-                args = ([], *args[1:])
-            if none_is_all and "dim" in kwargs and kwargs["dim"] is None:
-                kwargs["dim"] = []
+        if takes_dims and args:
+            args = (dims(args[0]), *args[1:])
+        if takes_dims and "dim" in kwargs:
+            kwargs["dim"] = dims(kwargs["dim"])
         if out is None:
             result = op(input, *args, **kwargs)
             return result[0] if first_of_pair else result
