@@ -100,7 +100,7 @@ struct RowClasses {
       const int64_t c = index[lane];
       const bool ignored = c == ignore, within = (c >= 0) & (c < n);
       index[lane] = within & !ignored ? c : -1;
-      number.value[lane] = T(index[lane]);
+      number.value[lane] = T(int32_t(index[lane]));  // which has a conversion by registers before AVX-512
       counts.value[lane] = ignored ? T(0) : T(1);
       outside |= !(within | ignored);
       none |= !within | ignored;
@@ -153,34 +153,39 @@ struct ClassLossShared {
 };
 
 // A sum in double of values that come by the tile. Eight partial sums take the rows of a tile in turn, so that they are
-// registers; written as vectors, because the compiler pairs sums of losses with those of weights and goes through
-// memory.
+// registers.
 template <class T>
 class RowSum {
  public:
-  FASTGRAD_INLINE void clear() { partial_ = Sums{}; }
+  FASTGRAD_INLINE void clear() {
+    for (W& w : partial_) w = W(0);
+  }
   FASTGRAD_INLINE void add(const T* values, int count) {
-    Sums sums = partial_;
     int i = 0;
-    for (; i + kWays <= count; i += kWays) {
-      Values v;
-      std::memcpy(&v, values + i, sizeof v);
-      sums += __builtin_convertvector(v, Sums);
-    }
+    for (; i + kWays <= count; i += kWays)
+      for (int r = 0; r < kRegisters; ++r) partial_[r] = partial_[r] + widened(values + i + r * W::size);
+    if (i == count) return;
+    double sums[kWays];
+    for (int r = 0; r < kRegisters; ++r) partial_[r].store(sums + r * W::size);
     for (int way = 0; i < count; ++i, ++way) sums[way] += double(values[i]);
-    partial_ = sums;
+    for (int r = 0; r < kRegisters; ++r) partial_[r] = W::load(sums + r * W::size);
   }
   FASTGRAD_INLINE double total() const {
     double sum = 0;
-    for (int way = 0; way < kWays; ++way) sum += partial_[way];
+    for (int way = 0; way < kWays; ++way) sum += partial_[way / W::size].v[way % W::size];
     return sum;
   }
 
  private:
-  static constexpr int kWays = 8;
-  typedef T Values __attribute__((vector_size(kWays * sizeof(T))));
-  typedef double Sums __attribute__((vector_size(kWays * sizeof(double))));
-  Sums partial_;
+  using W = Vec<double>;
+  static constexpr int kWays = 8, kRegisters = kWays / W::size;
+  static FASTGRAD_INLINE W widened(const T* p) {
+    typedef T Values __attribute__((vector_size(W::size * sizeof(T))));
+    Values v;
+    std::memcpy(&v, p, sizeof v);
+    return __builtin_convertvector(v, W::Register);
+  }
+  W partial_[kRegisters];
 };
 
 // The forward formulas' part that is summed over rows.

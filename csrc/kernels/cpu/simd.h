@@ -240,7 +240,7 @@ struct Vec {
   }
   // The nearest integer, for |a| < 2^(kMantissa - 2): adding 1.5 * 2^kMantissa leaves no fraction bits.
   friend FASTGRAD_INLINE Vec round(Vec a) {
-    const Vec magic(T(3) * T(int64_t(1) << (R::kMantissa - 1)));
+    const Vec magic(kMagic);
     return (a.v + magic.v) - magic.v;
   }
   friend FASTGRAD_INLINE Vec floor(Vec a) {
@@ -277,30 +277,17 @@ struct Vec {
     if constexpr (std::is_same_v<T, float>) return (Register)_mm512_scalef_ps((__m512)a.v, (__m512)n.v);
     if constexpr (std::is_same_v<T, double>) return (Register)_mm512_scalef_pd((__m512d)a.v, (__m512d)n.v);
 #endif
-    const Int i = __builtin_convertvector(n.v, Int), half = i >> 1;
-    return a * power2(half) * power2(i - half);
-  }
-  // The same, but 0 where x < low; there no arithmetic underflows, which would take 20 times as long. With AVX-512 n
-  // may be anything there; otherwise it is in the range of an exponent.
-  friend FASTGRAD_INLINE Vec scale2_or_zero(Vec a, Vec n, Vec x, T low) {
-#if defined(__AVX512F__)
-    if constexpr (std::is_same_v<T, float>)
-      return (Register)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x.v, _mm512_set1_ps(low), _CMP_NLT_UQ),
-                                              (__m512)a.v, (__m512)n.v);
-    if constexpr (std::is_same_v<T, double>)
-      return (Register)_mm512_maskz_scalef_pd(_mm512_cmp_pd_mask((__m512d)x.v, _mm512_set1_pd(low), _CMP_NLT_UQ),
-                                              (__m512d)a.v, (__m512d)n.v);
-#endif
-    const Int kept = ~(x < Vec(low));
-    return from_bits(scale2(a, from_bits(n.bits() & kept)).bits() & kept);
+    const Vec half = round(n * Vec(T(0.5)));
+    return a * power2(half) * power2(n - half);
   }
   // a = m * 2^e with sqrt(1/2) <= m < sqrt(2), for normal positive a.
   friend FASTGRAD_INLINE Vec split2(Vec a, Vec& e) {
     constexpr auto root_half = sizeof(T) == 4 ? int64_t(0x3f3504f3) : int64_t(0x3fe6a09e667f3bcd);
     constexpr auto one = int64_t(R::kBias) << R::kMantissa;
-    const Int shifted = a.bits() + Int{} + Lane(one - root_half);
-    const Int exponent = (shifted >> R::kMantissa) - R::kBias;
-    e = __builtin_convertvector(exponent, Register);
+    typedef std::make_unsigned_t<Lane> Bits __attribute__((vector_size(kVecBytes)));  // AVX2 has no other shift of int64
+    const Bits shifted = (Bits)(a.bits() + Int{} + Lane(one - root_half)) >> R::kMantissa;
+    const Int exponent = (Int)shifted - R::kBias;
+    e = from_int(exponent);
     return from_bits(a.bits() - (exponent << R::kMantissa));
   }
 
@@ -317,7 +304,19 @@ struct Vec {
   FASTGRAD_INLINE Int bits() const { return (Int)v; }
   static FASTGRAD_INLINE Vec from_bits(Int i) { return (Register)i; }
   static FASTGRAD_INLINE Int sign_bit() { return Int{} + Lane(uint64_t(1) << (8 * sizeof(T) - 1)); }
-  static FASTGRAD_INLINE Vec power2(Int n) { return from_bits((n + R::kBias) << R::kMantissa); }
+  // 1.5 * 2^kMantissa: added to a whole number, it leaves that in the last bits. So it converts between double and
+  // int64_t, for which there is no instruction before AVX-512.
+  static constexpr T kMagic = std::is_floating_point_v<T> ? T(3) * T(int64_t(1) << (R::kMantissa - 1)) : T(0);
+  static FASTGRAD_INLINE Vec from_int(Int i) {
+#if !defined(__AVX512F__)
+    if constexpr (sizeof(T) == 8) return from_bits(i + Vec(kMagic).bits()) - Vec(kMagic);
+#endif
+    return __builtin_convertvector(i, Register);
+  }
+  // 2^n for a whole number n.
+  static FASTGRAD_INLINE Vec power2(Vec n) {
+    return from_bits((n + Vec(kMagic + T(R::kBias))).bits() << R::kMantissa);
+  }
 };
 
 #if defined(__AVX512F__)
@@ -361,6 +360,10 @@ FASTGRAD_INLINE uint64_t lane_bits(Mask m) {
 template <class Mask>
 FASTGRAD_INLINE bool any(Mask m) {
   return lane_bits(m) != 0;
+}
+template <class Mask>
+FASTGRAD_INLINE bool all(Mask m) {
+  return lane_bits(m) == (uint64_t(1) << (sizeof m / sizeof m[0])) - 1;
 }
 
 // Combines each lane with that `Half` further, and so on. The lanes are constants: as a loop over them, compilers build

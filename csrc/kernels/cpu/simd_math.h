@@ -4,17 +4,24 @@
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
+// A whole number n, and `shifted` = n + V::kMagic, which has it in the last bits.
+template <class T>
+struct Exponent {
+  Vec<T> n, shifted;
+};
+
 // x = n ln2 + r with |r| <= ln2/2; returns r, and what rounding it lost in r_low. ln2 is split in two parts so that
 // n * the first is exact.
 template <class T>
-FASTGRAD_INLINE Vec<T> reduce_exponent(Vec<T> x, Vec<T>& n, Vec<T>& r_low) {
+FASTGRAD_INLINE Vec<T> reduce_exponent(Vec<T> x, Exponent<T>& e, Vec<T>& r_low) {
   using V = Vec<T>;
   constexpr bool f32 = sizeof(T) == 4;
   const V low(f32 ? T(-1.428606765330187e-06) : T(-1.9082149292705877e-10));
-  n = round(x * V(T(1.4426950408889634)));
-  const V high = fma(n, V(f32 ? T(-0.693145751953125) : T(-0.6931471803691238)), x);
-  const V r = fma(n, low, high);
-  r_low = fma(n, low, high - r);
+  e.shifted = fma(x, V(T(1.4426950408889634)), V(V::kMagic));
+  e.n = e.shifted - V(V::kMagic);
+  const V high = fma(e.n, V(f32 ? T(-0.693145751953125) : T(-0.6931471803691238)), x);
+  const V r = fma(e.n, low, high);
+  r_low = fma(e.n, low, high - r);
   return r;
 }
 
@@ -41,38 +48,69 @@ FASTGRAD_INLINE Vec<T> exp_tail(Vec<T> r) {
 
 // exp(x) = 2^n (1 + expm1_reduced(x, n))
 template <class T>
-FASTGRAD_INLINE Vec<T> expm1_reduced(Vec<T> x, Vec<T>& n) {
+FASTGRAD_INLINE Vec<T> expm1_reduced(Vec<T> x, Exponent<T>& n) {
   Vec<T> r_low;
   const Vec<T> r = reduce_exponent(x, n, r_low);
   return exp_tail(r) + r;
 }
 
+// x is less than kExpIsZero where the exponential is 0, and for |x| <= kExpIsNormal it is a normal number.
 template <class T>
-constexpr T kExpIsZero = sizeof(T) == 4 ? T(-104) : T(-746);  // below
-// The bounds keep n in the range of scale2; beyond them the result is 0 or infinity anyway. They keep NaN.
+constexpr T kExpIsZero = sizeof(T) == 4 ? T(-104) : T(-746);
+template <class T>
+constexpr T kExpIsNormal = sizeof(T) == 4 ? T(87) : T(708);
+// p * 2^n in two steps, so that neither factor overflows or underflows before the product does; 0 where x, for which
+// this is exp(x), is less than kExpIsZero: there n may be anything, and no arithmetic underflows, which would take 20
+// times as long.
+template <class T>
+FASTGRAD_INLINE Vec<T> scale_or_zero(Vec<T> p, Vec<T> n, Vec<T> x) {
+#if defined(__AVX512F__)
+  using Register = typename Vec<T>::Register;
+  if constexpr (sizeof(T) == 4)
+    return (Register)_mm512_maskz_scalef_ps(
+        _mm512_cmp_ps_mask((__m512)x.v, _mm512_set1_ps(kExpIsZero<T>), _CMP_NLT_UQ), (__m512)p.v, (__m512)n.v);
+  else
+    return (Register)_mm512_maskz_scalef_pd(
+        _mm512_cmp_pd_mask((__m512d)x.v, _mm512_set1_pd(kExpIsZero<T>), _CMP_NLT_UQ), (__m512d)p.v, (__m512d)n.v);
+#else
+  const auto zero = x < Vec<T>(kExpIsZero<T>);
+  return select(zero, Vec<T>(0), scale2(p, select(zero, Vec<T>(0), n)));
+#endif
+}
+// p * 2^n where that is a normal number.
+template <class T>
+FASTGRAD_INLINE Vec<T> scale_normal(Vec<T> p, const Exponent<T>& n) {
+  return Vec<T>::from_bits(p.bits() + (n.shifted.bits() << Vec<T>::R::kMantissa));
+}
+
+// Beyond this bound the exponential is infinity; it keeps n in the range of scale2, and NaN.
 template <class T>
 FASTGRAD_INLINE Vec<T> bound_above(Vec<T> x) {
   return at_most(x, sizeof(T) == 4 ? T(89) : T(710));
 }
-template <class T>
-FASTGRAD_INLINE Vec<T> bound_below(Vec<T> x) {
-#if defined(__AVX512F__)
-  return x;  // scale2_or_zero takes any n there
-#else
-  return at_least(x, kExpIsZero<T>);
-#endif
-}
-
 // exp(x) for x <= 0, or so little above that it does not overflow.
 template <class T>
 FASTGRAD_INLINE Vec<T> exp_nonpositive(Vec<T> x) {
-  Vec<T> n;
-  const Vec<T> p = expm1_reduced(bound_below(x), n);
-  return scale2_or_zero(p + Vec<T>(1), n, x, kExpIsZero<T>);
+  Exponent<T> n;
+  const Vec<T> p = expm1_reduced(x, n) + Vec<T>(1);
+#if !defined(__AVX512F__)
+  if (__builtin_expect(all(x >= Vec<T>(-kExpIsNormal<T>)), true)) return scale_normal(p, n);
+#endif
+  return scale_or_zero(p, n.n, x);
 }
 template <class T>
 FASTGRAD_INLINE Vec<T> exp(Vec<T> x) {
-  return exp_nonpositive(bound_above(x));
+#if !defined(__AVX512F__)
+  if (__builtin_expect(all(abs(x) <= Vec<T>(kExpIsNormal<T>)), true)) {
+    Exponent<T> n;
+    const Vec<T> p = expm1_reduced(x, n) + Vec<T>(1);
+    return scale_normal(p, n);
+  }
+#endif
+  Exponent<T> n;
+  x = bound_above(x);
+  const Vec<T> p = expm1_reduced(x, n) + Vec<T>(1);
+  return scale_or_zero(p, n.n, x);
 }
 
 // With t = exp(-2|x|) - 1: tanh|x| = -t / (t + 2). t keeps its relative accuracy near 0; from -40 on it is -1 to the
@@ -80,9 +118,14 @@ FASTGRAD_INLINE Vec<T> exp(Vec<T> x) {
 template <class T>
 FASTGRAD_INLINE Vec<T> tanh(Vec<T> x) {
   using V = Vec<T>;
-  V n;
+  Exponent<T> n;
   const V p = expm1_reduced(at_least(V(-2) * abs(x), T(-40)), n);
-  const V s = scale2(V(1), n), t = fma(s, p, s - V(1));
+#if defined(__AVX512F__)
+  const V s = scale2(V(1), n.n);
+#else
+  const V s = scale_normal(V(1), n);
+#endif
+  const V t = fma(s, p, s - V(1));
   return copysign(quotient(-t, t + V(2)), x);
 }
 
@@ -122,7 +165,7 @@ FASTGRAD_INLINE Vec<T> log(Vec<T> x) {
   constexpr T scale = T(int64_t(1) << (sizeof(T) == 4 ? 24 : 53));
   const V infinity = T(__builtin_inf());
   const auto ordinary = (x >= V(smallest_normal)) & (x < infinity);
-  if (!any(~ordinary)) return log_normal(x, V(0));
+  if (all(ordinary)) return log_normal(x, V(0));
   const auto subnormal = x < V(smallest_normal);
   V y = log_normal(select(subnormal, x * V(scale), x), V(0),
                    select(subnormal, V(sizeof(T) == 4 ? T(-24) : T(-53)), V(0)));
@@ -142,11 +185,11 @@ FASTGRAD_INLINE Vec<T> log1p_of_finite(Vec<T> u) {
 // Questions to all lanes at once.
 template <class T>
 FASTGRAD_INLINE bool is_interior(Vec<T> x) {  // of (0, 1), and normal
-  return !any(~((x > Vec<T>(T(1e-37))) & (x < Vec<T>(1))));
+  return all((x > Vec<T>(T(1e-37))) & (x < Vec<T>(1)));
 }
 template <class T>
 FASTGRAD_INLINE bool is_binary(Vec<T> x) {
-  return !any(~((x == Vec<T>(0)) | (x == Vec<T>(1))));
+  return all((x == Vec<T>(0)) | (x == Vec<T>(1)));
 }
 // For both: to the bit, log(x) where t is 1 and log1p_of_finite(-x) where it is 0.
 template <class T>
@@ -190,7 +233,7 @@ FASTGRAD_INLINE Vec<T> fmod(Vec<T> a, Vec<T> b) {
   const V q = a / b;
   const auto plain =
       (abs(q) < V(T(int64_t(1) << (V::R::kMantissa - 2)))) & (abs(b) > V(tiny)) & (abs(b) < V(T(__builtin_inf())));
-  if (!any(~plain)) {
+  if (all(plain)) {
     V r = fma(-trunc(q), b, a);
     const V step = copysign(b, a);
     r = select(select(a < V(0), -r, r) < V(0), r + step, r);
@@ -235,10 +278,11 @@ FASTGRAD_INLINE Vec<double> pow_positive(Vec<double> x, Vec<double> y) {
   const V log_high = g + g_low, log_low = g_low - (log_high - g);
   const V w = y * log_high;
   const V w_low = select(abs(w) < V(1e4), fma(y, log_high, -w) + y * log_low, V(0));
-  V n, r_low;
+  Exponent<double> n;
+  V r_low;
   const V r = reduce_exponent(at_least(bound_above(w), kExpIsZero<double>), n, r_low), tail = exp_tail(r);
   const V sum = V(1) + r, sum_low = (V(1) - sum) + r;
-  return scale2(sum + fma(w_low + r_low, sum + tail, sum_low + tail), n);
+  return scale2(sum + fma(w_low + r_low, sum + tail, sum_low + tail), n.n);
 }
 #else
 FASTGRAD_INLINE Vec<double> pow_positive(Vec<double> x, Vec<double> y) {
@@ -281,7 +325,7 @@ template <class T>
 FASTGRAD_INLINE Vec<T> pow(Vec<T> x, Vec<T> y) {
   using V = Vec<T>;
   const V infinity = V(T(__builtin_inf())), magnitude = abs(x);
-  if (!any(~((x > V(0)) & (x < infinity) & (abs(y) < infinity)))) return pow_positive(x, y);
+  if (all((x > V(0)) & (x < infinity) & (abs(y) < infinity))) return pow_positive(x, y);
   const auto integer = floor(y) == y, odd = integer & (floor(y * V(T(0.5))) != y * V(T(0.5)));
   V r = pow_positive(magnitude, y);
   r = select(magnitude == V(0), select(y < V(0), infinity, V(0)), r);

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "simd.h"
+#include "sizes.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
@@ -46,8 +47,8 @@ FASTGRAD_INLINE Vec<T> reduce_each(Vec<T>* r, F f) {
   return r[0];
 }
 
-// 16 x 16, in an order whose shuffles need no register of indices, nor a copy of what they overwrite: pairs and fours
-// within each quarter (of 4 lanes), then the quarters.
+// A square of elements of 4 bytes, in an order whose shuffles need no register of indices, nor a copy of what they
+// overwrite: pairs and fours within each quarter (of 4 lanes), then the quarters.
 template <int width, bool high, class V, size_t... I>
 FASTGRAD_INLINE V interleave(V a, V b, std::index_sequence<I...>) {
   constexpr auto from = [](int l) {
@@ -61,44 +62,78 @@ FASTGRAD_INLINE V every_second_quarter(V a, V b, std::index_sequence<I...>) {
   return V(__builtin_shufflevector(a.v, b.v, (int(I) / 4 * 8 + 4 * odd + int(I) % 4)...));
 }
 template <class V>
-FASTGRAD_INLINE void transpose_16(V* r) {
-  constexpr auto lanes = std::make_index_sequence<16>();
-  V t[16];
+FASTGRAD_INLINE void transpose_by_quarters(V* r) {
+  constexpr int size = V::size;
+  constexpr auto lanes = std::make_index_sequence<size>();
+  V t[size];
 #pragma GCC unroll 16
-  for (int i = 0; i < 16; i += 2) {
+  for (int i = 0; i < size; i += 2) {
     t[i] = interleave<1, false>(r[i], r[i + 1], lanes);
     t[i + 1] = interleave<1, true>(r[i], r[i + 1], lanes);
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < 16; i += 4) {
+  for (int i = 0; i < size; i += 4) {
     r[i] = interleave<2, false>(t[i], t[i + 2], lanes);
     r[i + 1] = interleave<2, true>(t[i], t[i + 2], lanes);
     r[i + 2] = interleave<2, false>(t[i + 1], t[i + 3], lanes);
     r[i + 3] = interleave<2, true>(t[i + 1], t[i + 3], lanes);
   }
   // Quarter q of r[4 g + c] is now column 4 q + c of rows 4 g to 4 g + 3.
-#pragma GCC unroll 16
-  for (int c = 0; c < 4; ++c) {
-    const V even_low = every_second_quarter<0>(r[c], r[4 + c], lanes),
-            odd_low = every_second_quarter<1>(r[c], r[4 + c], lanes),
-            even_high = every_second_quarter<0>(r[8 + c], r[12 + c], lanes),
-            odd_high = every_second_quarter<1>(r[8 + c], r[12 + c], lanes);
-    t[c] = every_second_quarter<0>(even_low, even_high, lanes);
-    t[4 + c] = every_second_quarter<0>(odd_low, odd_high, lanes);
-    t[8 + c] = every_second_quarter<1>(even_low, even_high, lanes);
-    t[12 + c] = every_second_quarter<1>(odd_low, odd_high, lanes);
+  if constexpr (size > 4) {
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) {
+      const V even = every_second_quarter<0>(r[c], r[4 + c], lanes),
+              odd = every_second_quarter<1>(r[c], r[4 + c], lanes);
+      if constexpr (size == 8) {
+        r[c] = even, r[4 + c] = odd;
+      } else {
+        const V even_high = every_second_quarter<0>(r[8 + c], r[12 + c], lanes),
+                odd_high = every_second_quarter<1>(r[8 + c], r[12 + c], lanes);
+        r[c] = every_second_quarter<0>(even, even_high, lanes);
+        r[4 + c] = every_second_quarter<0>(odd, odd_high, lanes);
+        r[8 + c] = every_second_quarter<1>(even, even_high, lanes);
+        r[12 + c] = every_second_quarter<1>(odd, odd_high, lanes);
+      }
+    }
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) r[i] = t[i];
 }
 
 // Lane j of register i to lane i of register j.
 template <class T>
 FASTGRAD_INLINE void transpose_square(Vec<T> (&r)[Vec<T>::size]) {
-  if constexpr (Vec<T>::size == 16 && sizeof(T) == 4)
-    transpose_16(r);
+  if constexpr (sizeof(T) == 4)
+    transpose_by_quarters(r);
   else
     transpose_stage<T, Vec<T>::size / 2>(r);
+}
+
+template <class T>
+FASTGRAD_INLINE void transpose_square(const T* from, int64_t from_pitch, T* to, int64_t to_pitch) {
+  constexpr int size = Vec<T>::size;
+  Vec<T> r[size];
+#pragma GCC unroll 16
+  for (int k = 0; k < size; ++k) r[k] = Vec<T>::load(from + k * from_pitch);
+  transpose_square(r);
+#pragma GCC unroll 16
+  for (int k = 0; k < size; ++k) r[k].store(to + k * to_pitch);
+}
+// The square's first `rows` rows and `columns` columns. Apart, so that the compiler keeps the addresses of whole ones in
+// registers.
+template <class T>
+__attribute__((noinline)) static void transpose_part(const T* from, int64_t from_pitch, T* to, int64_t to_pitch,
+                                                     int64_t rows, int64_t columns) {
+  using V = Vec<T>;
+  constexpr int size = V::size;
+  V r[size];
+#pragma GCC unroll 16
+  for (int k = 0; k < size; ++k) r[k] = k < rows ? V::load(from + k * from_pitch, columns) : V(0);
+  transpose_square(r);
+#pragma GCC unroll 16
+  for (int k = 0; k < size; ++k) {
+    if (k >= columns) break;
+    T* const at = to + k * to_pitch;
+    rows == size ? r[k].store(at) : r[k].store(at, rows);
+  }
 }
 
 template <class T>
@@ -109,22 +144,18 @@ static void transpose(const T* from, int64_t from_pitch, T* to, int64_t to_pitch
     for (int64_t j = 0; j < rows; ++j)
       for (int64_t i = 0; i < columns; ++i) to[i * to_pitch + j] = from[j * from_pitch + i];
   } else {
-    V r[size];
-    for (int64_t j = 0; j < rows; j += size)
-      for (int64_t i = 0; i < columns; i += size) {
-        const T* const square = from + j * from_pitch + i;
-        T* const transposed = to + i * to_pitch + j;
-        if (j + size <= rows && i + size <= columns) {
-          for (int k = 0; k < size; ++k) r[k] = V::load(square + k * from_pitch);
-          transpose_square(r);
-          for (int k = 0; k < size; ++k) r[k].store(transposed + k * to_pitch);
-        } else {
-          const int64_t high = rows - j < size ? rows - j : size, wide = columns - i < size ? columns - i : size;
-          for (int k = 0; k < size; ++k) r[k] = k < high ? V::load(square + k * from_pitch, wide) : V(0);
-          transpose_square(r);
-          for (int k = 0; k < wide; ++k) r[k].store(transposed + k * to_pitch, high);
-        }
-      }
+    const int64_t whole_rows = rows / size * size, whole_columns = columns / size * size;
+    for (int64_t j = 0; j < whole_rows; j += size)
+      for (int64_t i = 0; i < whole_columns; i += size)
+        transpose_square(from + j * from_pitch + i, from_pitch, to + i * to_pitch + j, to_pitch);
+    const auto part = [&](int64_t j, int64_t i) {
+      transpose_part(from + j * from_pitch + i, from_pitch, to + i * to_pitch + j, to_pitch, smaller(rows - j, size),
+                     smaller(columns - i, size));
+    };
+    if (whole_columns < columns)
+      for (int64_t j = 0; j < whole_rows; j += size) part(j, whole_columns);
+    if (whole_rows < rows)
+      for (int64_t i = 0; i < columns; i += size) part(whole_rows, i);
   }
 }
 
