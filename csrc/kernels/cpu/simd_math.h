@@ -67,8 +67,8 @@ FASTGRAD_INLINE Vec<T> scale_or_zero(Vec<T> p, Vec<T> n, Vec<T> x) {
 #if defined(__AVX512F__)
   using Register = typename Vec<T>::Register;
   if constexpr (sizeof(T) == 4)
-    return (Register)_mm512_maskz_scalef_ps(
-        _mm512_cmp_ps_mask((__m512)x.v, _mm512_set1_ps(kExpIsZero<T>), _CMP_NLT_UQ), (__m512)p.v, (__m512)n.v);
+    return (Register)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x.v, _mm512_set1_ps(kExpIsZero<T>), _CMP_NLT_UQ),
+                                            (__m512)p.v, (__m512)n.v);
   else
     return (Register)_mm512_maskz_scalef_pd(
         _mm512_cmp_pd_mask((__m512d)x.v, _mm512_set1_pd(kExpIsZero<T>), _CMP_NLT_UQ), (__m512d)p.v, (__m512d)n.v);

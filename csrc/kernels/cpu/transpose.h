@@ -117,8 +117,8 @@ FASTGRAD_INLINE void transpose_square(const T* from, int64_t from_pitch, T* to, 
 #pragma GCC unroll 16
   for (int k = 0; k < size; ++k) r[k].store(to + k * to_pitch);
 }
-// The square's first `rows` rows and `columns` columns. Apart, so that the compiler keeps the addresses of whole ones in
-// registers.
+// The square's first `rows` rows and `columns` columns. Apart, so that the compiler keeps the addresses of whole ones
+// in registers.
 template <class T>
 __attribute__((noinline)) static void transpose_part(const T* from, int64_t from_pitch, T* to, int64_t to_pitch,
                                                      int64_t rows, int64_t columns) {

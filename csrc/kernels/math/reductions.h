@@ -111,9 +111,9 @@ FASTGRAD_FORMULA auto beyond(V x, V best) {
   else if constexpr (is_integer<V>)
     return x < best;
   else if constexpr (Largest)
-    return (x > best) | ((x != x) & (best == best));
+    return (!(x <= best)) & (best == best);
   else
-    return (x < best) | ((x != x) & (best == best));
+    return (!(x >= best)) & (best == best);
 }
 
 // The extreme and the index of its first occurrence; the first NaN if there is one.
