@@ -78,6 +78,18 @@ def reference(x: torch.Tensor, grad: torch.Tensor, dim: int, log: bool) -> tuple
     return tuple(narrow(r).reshape(x.shape) for r in results)
 
 
+@pytest.mark.parametrize("ours, theirs", PAIRS)
+def test_rows_do_not_depend_on_each_other(ours, theirs) -> None:
+    for shape in ((67, 7), (67, 16), (131, 40), (9, 1025)):
+        x = rand(shape, torch.float32)
+        alone = ours(x, 1)
+        for extreme in (float("nan"), -float("inf"), -1e9, -90.0, 300.0):
+            among = x.clone()
+            among[::3, 1::2] = extreme
+            result = ours(among, 1)
+            assert torch.equal(result[1::3], alone[1::3]) and torch.equal(result[2::3], alone[2::3]), (shape, extreme)
+
+
 @pytest.mark.parametrize("ours,theirs", PAIRS)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("shape,dim", CASES)

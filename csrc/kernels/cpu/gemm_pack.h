@@ -75,22 +75,27 @@ void pack_panel(const S* from, int64_t lane, int64_t step, int64_t lanes, int64_
     for (int64_t p = 0; p < k; p += U * W, from += U * W, to += W * width) {
       const int64_t depth = k - p < U * W ? k - p : U * W;
       for (int64_t l = (width - 1) / W * W; l >= 0; l -= W) {  // the last lanes first: they run over
-        V r[W];
         const int64_t rows = lanes - l;
-        if (depth == U * W) {
+        const auto square = [&](auto load, auto wanted) __attribute__((always_inline)) {
+          V r[W];
 #pragma GCC unroll 16
-          for (int i = 0; i < W; ++i) {
-            __builtin_prefetch(from + (l + i) * lane + kRegistersAhead * U * W);
-            r[i] = i < rows ? load_as<T>(from + (l + i) * lane) : V(T(0));
-          }
-        } else {
+          for (int i = 0; i < W; ++i) r[i] = load(i);
+          transpose_square(r);
 #pragma GCC unroll 16
-          for (int i = 0; i < W; ++i) r[i] = i < rows ? load_as<T>(from + (l + i) * lane, depth) : V(T(0));
-        }
-        transpose_square(r);
-#pragma GCC unroll 16
-        for (int i = 0; i < W; ++i)
-          if (i * U < depth) r[i].store(to + i * width + l);
+          for (int i = 0; i < W; ++i)
+            if (wanted(i)) r[i].store(to + i * width + l);
+        };
+        const auto fetched = [&](int i) __attribute__((always_inline)) {
+          __builtin_prefetch(from + (l + i) * lane + kRegistersAhead * U * W);
+          return load_as<T>(from + (l + i) * lane);
+        };
+        if (depth == U * W && rows >= W)
+          square(fetched, [](int) { return true; });
+        else if (depth == U * W)
+          square([&](int i) { return i < rows ? fetched(i) : V(T(0)); }, [](int) { return true; });
+        else
+          square([&](int i) { return i < rows ? load_as<T>(from + (l + i) * lane, depth) : V(T(0)); },
+                 [&](int i) { return i * U < depth; });
       }
     }
   } else {

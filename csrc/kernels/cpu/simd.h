@@ -162,21 +162,11 @@ struct Vec {
       const __m512d x = (__m512d)a.v;
       return (Register)_mm512_mask_max_pd(x, _mm512_cmp_pd_mask(x, x, _CMP_ORD_Q), x, (__m512d)b.v);
     }
-#elif defined(__AVX2__)
-    if constexpr (std::is_same_v<T, float>)
-      return select(a.v != a.v, a, (Register)_mm256_max_ps((__m256)a.v, (__m256)b.v));
-    if constexpr (std::is_same_v<T, double>)
-      return select(a.v != a.v, a, (Register)_mm256_max_pd((__m256d)a.v, (__m256d)b.v));
-#elif defined(__SSE2__)
-    if constexpr (std::is_same_v<T, float>)
-      return select(a.v != a.v, a, (Register)_mm_max_ps((__m128)a.v, (__m128)b.v));
-    if constexpr (std::is_same_v<T, double>)
-      return select(a.v != a.v, a, (Register)_mm_max_pd((__m128d)a.v, (__m128d)b.v));
 #endif
     if constexpr (std::is_integral_v<T>)
       return a.v > b.v ? a.v : b.v;
     else
-      return (a.v > b.v) | (a.v != a.v) ? a.v : b.v;
+      return select(a.v != a.v, a, at_least(b, a));
   }
   friend FASTGRAD_INLINE Vec min(Vec a, Vec b) {
 #if defined(__AVX512F__)
@@ -188,21 +178,11 @@ struct Vec {
       const __m512d x = (__m512d)a.v;
       return (Register)_mm512_mask_min_pd(x, _mm512_cmp_pd_mask(x, x, _CMP_ORD_Q), x, (__m512d)b.v);
     }
-#elif defined(__AVX2__)
-    if constexpr (std::is_same_v<T, float>)
-      return select(a.v != a.v, a, (Register)_mm256_min_ps((__m256)a.v, (__m256)b.v));
-    if constexpr (std::is_same_v<T, double>)
-      return select(a.v != a.v, a, (Register)_mm256_min_pd((__m256d)a.v, (__m256d)b.v));
-#elif defined(__SSE2__)
-    if constexpr (std::is_same_v<T, float>)
-      return select(a.v != a.v, a, (Register)_mm_min_ps((__m128)a.v, (__m128)b.v));
-    if constexpr (std::is_same_v<T, double>)
-      return select(a.v != a.v, a, (Register)_mm_min_pd((__m128d)a.v, (__m128d)b.v));
 #endif
     if constexpr (std::is_integral_v<T>)
       return a.v < b.v ? a.v : b.v;
     else
-      return (a.v < b.v) | (a.v != a.v) ? a.v : b.v;
+      return select(a.v != a.v, a, at_most(b, a));
   }
   // a, but no less than `low`, or no more than `high`; NaN stays, and as a bound it is none. One instruction.
   friend FASTGRAD_INLINE Vec at_least(Vec a, Vec low) {
@@ -304,8 +284,7 @@ struct Vec {
   friend FASTGRAD_INLINE Vec split2(Vec a, Vec& e) {
     constexpr auto root_half = sizeof(T) == 4 ? int64_t(0x3f3504f3) : int64_t(0x3fe6a09e667f3bcd);
     constexpr auto one = int64_t(R::kBias) << R::kMantissa;
-    typedef std::make_unsigned_t<Lane> Bits
-        __attribute__((vector_size(kVecBytes)));  // AVX2 has no other shift of int64
+    typedef std::make_unsigned_t<Lane> Bits __attribute__((vector_size(kVecBytes)));  // AVX2 shifts no other int64
     const Bits shifted = (Bits)(a.bits() + Int{} + Lane(one - root_half)) >> R::kMantissa;
     const Int exponent = (Int)shifted - R::kBias;
     e = from_int(exponent);

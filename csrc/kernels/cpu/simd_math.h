@@ -88,26 +88,28 @@ template <class T>
 FASTGRAD_INLINE Vec<T> bound_above(Vec<T> x) {
   return at_most(x, sizeof(T) == 4 ? T(89) : T(710));
 }
+// Whether it pays to ask if all lanes give normal numbers: AVX-512 has an instruction for any scaling, and what is not
+// x86 none for the question. Both ways give the same bits.
+#if defined(__SSE2__) && !defined(__AVX512F__)
+constexpr bool kScalesNormal = true;
+#else
+constexpr bool kScalesNormal = false;
+#endif
 // exp(x) for x <= 0, or so little above that it does not overflow.
 template <class T>
 FASTGRAD_INLINE Vec<T> exp_nonpositive(Vec<T> x) {
   Exponent<T> n;
   const Vec<T> p = expm1_reduced(x, n) + Vec<T>(1);
-#if !defined(__AVX512F__)
-  if (__builtin_expect(all(x >= Vec<T>(-kExpIsNormal<T>)), true)) return scale_normal(p, n);
-#endif
+  if (kScalesNormal && __builtin_expect(all(x >= Vec<T>(-kExpIsNormal<T>)), true)) return scale_normal(p, n);
   return scale_or_zero(p, n.n, x);
 }
 template <class T>
 FASTGRAD_INLINE Vec<T> exp(Vec<T> x) {
-#if !defined(__AVX512F__)
-  if (__builtin_expect(all(abs(x) <= Vec<T>(kExpIsNormal<T>)), true)) {
-    Exponent<T> n;
+  Exponent<T> n;
+  if (kScalesNormal && __builtin_expect(all(abs(x) <= Vec<T>(kExpIsNormal<T>)), true)) {
     const Vec<T> p = expm1_reduced(x, n) + Vec<T>(1);
     return scale_normal(p, n);
   }
-#endif
-  Exponent<T> n;
   x = bound_above(x);
   const Vec<T> p = expm1_reduced(x, n) + Vec<T>(1);
   return scale_or_zero(p, n.n, x);
