@@ -47,6 +47,8 @@ def titles(files: list[Path]) -> list[str]:
     result = []
     for (machine, records), (name, sets) in zip(everything, cpus, strict=True):
         more = sorted(sets - set.intersection(*(theirs for other, theirs in cpus if other == name)))
+        if "avx512f" in more:  # which the others do not have at all
+            more = [*(m for m in more if not m.startswith("avx512")), "AVX-512"]
         cpu = f"{name} with {' and '.join(more)}" if more else name
         counts = sorted({r["threads"] for r in records})
         threads = ", ".join(map(str, counts)) + f" thread{'s' * (counts != [1])}"
