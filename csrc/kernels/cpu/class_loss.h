@@ -94,13 +94,14 @@ struct RowClasses {
   FASTGRAD_INLINE void read(const RowTile& tile, const T* weights) {
     const int64_t ignore = tile.args->parameter[0].integer, n = tile.args->n;
     const int rows = tile.rows;
+    using Convertible = std::conditional_t<kVecBytes == 64, int64_t, int32_t>;  // to T, by registers
     load_rows<int64_t>(tile, kTarget, 0, index);
     int64_t outside = 0, none = 0;
     for (int lane = 0; lane < rows; ++lane) {
       const int64_t c = index[lane];
       const bool ignored = c == ignore, within = (c >= 0) & (c < n);
       index[lane] = within & !ignored ? c : -1;
-      number.value[lane] = T(int32_t(index[lane]));  // which has a conversion by registers before AVX-512
+      number.value[lane] = T(Convertible(index[lane]));
       counts.value[lane] = ignored ? T(0) : T(1);
       outside |= !(within | ignored);
       none |= !within | ignored;
