@@ -86,16 +86,11 @@ constexpr int64_t kTouchEvery = 4;  // steps of k
 // sum += x * y. As statements of assembly the compiler cannot move sums from register to register, or spill some.
 template <class T>
 FASTGRAD_INLINE void add_product(Vec<T>& sum, Vec<T> x, Vec<T> y) {
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__FMA__)
   if constexpr (sizeof(T) == 4)
     asm("vfmadd231ps %2, %1, %0" : "+v"(sum.v) : "v"(y.v), "v"(x.v));
   else
     asm("vfmadd231pd %2, %1, %0" : "+v"(sum.v) : "v"(y.v), "v"(x.v));
-#elif defined(__FMA__)
-  if constexpr (sizeof(T) == 4)
-    asm("vfmadd231ps %2, %1, %0" : "+x"(sum.v) : "x"(y.v), "x"(x.v));
-  else
-    asm("vfmadd231pd %2, %1, %0" : "+x"(sum.v) : "x"(y.v), "x"(x.v));
 #else
   sum = fma(x, y, sum);
 #endif
