@@ -194,9 +194,11 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
           }
           const E* b_panel = packed_b + (b_in_place ? 0 : j * steps);
           int64_t b_row = width;
+          bool b_packed = true;
           if constexpr (same)
-            if (b_in_place && columns == NR) b_panel = b.at(0, j).data, b_row = b.row;
-          const TileKernel<E>* const kernels = tile_kernels<E>.of[strided][width / W - 1];
+            if (b_in_place && columns == NR) b_panel = b.at(0, j).data, b_row = b.row, b_packed = false;
+          const Layout layout = strided ? Layout::rows : !a_in_place && b_packed ? Layout::packed : Layout::lines;
+          const TileKernel<E>* const kernels = tile_kernels<E>.of[int(layout)][width / W - 1];
           for (int64_t p = 0; p < panels.count; ++p) {
             const int64_t i = panels.begin(p), rows = panels.size(p);
             S* const c = g.c + (ic + i) * g.c_row + (jc + j) * g.c_col;
@@ -215,9 +217,9 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
               if (a_in_place) a_panel = a.at(i, 0).data, a_row = a.row, a_col = a.col;
             AheadList ahead;
             if (g.next_a)
-              ahead.fill(steps / kTouchEvery - rows, b_panel, following_b, following_a, INT64_MAX);
+              ahead.fill(steps / kSteps - rows, following_b, following_a, INT64_MAX);
             else if (fetch)
-              ahead.fill(steps / kTouchEvery - rows, b_panel, next_b, next_a, share_of_a);
+              ahead.fill(steps / kSteps - rows, next_b, next_a, share_of_a);
             kernels[rows - 1](steps, a_panel, a_row, a_col, b_panel, b_row, to, to_row, accumulate,
                               fetch ? ahead.list : nullptr);
             if (g.c_col != 1) {

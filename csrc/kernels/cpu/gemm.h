@@ -80,8 +80,16 @@ struct Touch {
   const char* at;
   int64_t step, count;
 };
-constexpr int64_t kSpot = 128;      // two cache lines, or parts of three
-constexpr int64_t kTouchEvery = 4;  // steps of k
+constexpr int64_t kSpot = 128;  // two cache lines, or parts of three
+constexpr int64_t kSteps = 4;   // of k at once, between which there is at most one spot
+
+// Where nothing is fetched. Of four steps the compiler spills some sums where these are not statements of assembly, and
+// of two fewer if it unrolls a loop.
+#if defined(__AVX512F__) || defined(__FMA__)
+constexpr int64_t kPlainSteps = 4, kPlainUnroll = 1;
+#else
+constexpr int64_t kPlainSteps = 1, kPlainUnroll = 2;
+#endif
 
 // sum += x * y. As statements of assembly the compiler cannot move sums from register to register, or spill some.
 template <class T>
@@ -114,8 +122,11 @@ FASTGRAD_INLINE void add_product(Vec<float>& sum, Vec<Bf16Pair> x, Vec<Bf16Pair>
 FASTGRAD_INLINE void add_product(Vec<float>& sum, const Bf16Pair* x, Vec<Bf16Pair> y) { sum = dot_pairs(sum, x, y); }
 #endif
 
-// A tile of C in registers, MR rows by NV registers, and its operands. `Strided` is for an A used in place whose rows
-// are contiguous: a_col is 1, and a_row is anything; otherwise a_row is 1.
+// How the operands of a tile lie. packed: both are panels, whose strides are constants. lines: columns of A are
+// contiguous, a_row is 1. rows: an A used in place whose rows are, a_col is 1, and a_row is anything.
+enum class Layout { packed, lines, rows };
+
+// A tile of C in registers, MR rows by NV registers, and its operands.
 //
 // A core whose other hardware thread is at work issues half as many instructions, and fewer than a step has. So some
 // elements of A are not broadcast to a register, but by each multiply-add: fewer instructions, but more loads, which
@@ -123,27 +134,31 @@ FASTGRAD_INLINE void add_product(Vec<float>& sum, const Bf16Pair* x, Vec<Bf16Pai
 //
 // Sums have constant indices by way of templates, and steps are a member: of loops over them, or lambdas, the compiler
 // keeps some in memory (tiles of one register took twice as long).
-template <class E, int MR, int NV, bool Strided>
+template <class E, int MR, int NV, Layout L>
 class Tile {
  public:
   using T = SumOf<E>;
   FASTGRAD_INLINE Tile(const E* a, int64_t a_row, int64_t a_col, const E* b, int64_t b_row)
       : a_(a), b_(b), a_col_(a_col), b_row_(b_row), row_bytes_(a_row * int64_t(sizeof(E))) {
     for (int g = 0; g < kGroups; ++g) group_[g] = reinterpret_cast<const char*>(a) + g * kGroup * row_bytes_;
-    if constexpr (Strided) {  // keeps the compiler from deriving them from each other
+    if constexpr (kApart) {  // keeps the compiler from deriving them from each other
       asm("" : "+r"(row_bytes_));
 #pragma GCC unroll 8
       for (int g = 0; g < kGroups; ++g) asm("" : "+r"(group_[g]));
     }
     clear(Sums());
   }
-  // One step of k.
-  FASTGRAD_INLINE void step() {
-    add(Rows(), Columns());
+  // Some steps of k. Their addresses are of panels' strides and constants, if both are packed.
+  template <int Steps>
+  FASTGRAD_INLINE void steps() {
+#pragma GCC unroll 16
+    for (int s = 0; s < Steps; ++s) {
+      add(Rows(), Columns());
 #pragma GCC unroll 8
-    for (int g = 0; g < kGroups; ++g) group_[g] += sizeof(E);
-    a_ += a_col_;
-    b_ += b_row_;
+      for (int g = 0; g < kGroups; ++g) group_[g] += sizeof(E);
+      a_ += L == Layout::packed ? MR : a_col_;
+      b_ += L == Layout::packed ? NV * V::size : b_row_;
+    }
   }
   FASTGRAD_INLINE void store(T* c, int64_t c_row, bool accumulate) const { store(c, c_row, accumulate, Sums()); }
 
@@ -154,8 +169,9 @@ class Tile {
   using Rows = std::make_integer_sequence<int, MR>;
   using Columns = std::make_integer_sequence<int, NV>;
   using Sums = std::make_integer_sequence<int, MR * NV>;
-  static constexpr int kGroup = 3, kGroups = Strided ? (MR + kGroup - 1) / kGroup : 1;
-  static constexpr int kInMemory = NV == 1 ? 1 : Strided ? 2 : 3;  // one in so many elements of A
+  static constexpr bool kApart = L == Layout::rows;
+  static constexpr int kGroup = 3, kGroups = kApart ? (MR + kGroup - 1) / kGroup : 1;
+  static constexpr int kInMemory = NV == 1 ? 1 : kApart ? 2 : 3;  // one in so many elements of A
 
   template <int... I>
   FASTGRAD_INLINE void clear(Ints<I...>) {
@@ -167,7 +183,7 @@ class Tile {
     (add_row<I>(element(I), row, columns), ...);
   }
   FASTGRAD_INLINE const E* element(int i) const {
-    return Strided ? reinterpret_cast<const E*>(group_[i / kGroup % kGroups] + i % kGroup * row_bytes_) : a_ + i;
+    return kApart ? reinterpret_cast<const E*>(group_[i / kGroup % kGroups] + i % kGroup * row_bytes_) : a_ + i;
   }
   template <int I, int... J>
   FASTGRAD_INLINE void add_row(const E* at, const Vec<E>* row, Ints<J...>) {
@@ -193,27 +209,26 @@ class Tile {
 // c (+)= a @ b for a tile.
 //
 // With `ahead`, every few steps one spot is fetched into L2: first of the tile's own rows of C, then of that list,
-// whose last entry never ends. Fetched in one burst they would keep the operands' own lines waiting.
-template <class E, int MR, int NV, bool Strided, class T = SumOf<E>>
+// which an empty entry ends. Fetched in one burst they would keep the operands' own lines waiting.
+template <class E, int MR, int NV, Layout L, class T = SumOf<E>>
 void tile_kernel(int64_t k, const E* a, int64_t a_row, int64_t a_col, const E* b, int64_t b_row, T* c, int64_t c_row,
                  bool accumulate, const Touch* ahead) {
-  Tile<E, MR, NV, Strided> tile(a, a_row, a_col, b, b_row);
+  Tile<E, MR, NV, L> tile(a, a_row, a_col, b, b_row);
   if (ahead) {
     Touch touch{reinterpret_cast<const char*>(c), c_row * int64_t(sizeof(T)), MR};
-    for (; k >= kTouchEvery; k -= kTouchEvery) {
+    while (k >= kSteps && touch.count > 0) {
       __builtin_prefetch(touch.at, 0, 2);
       __builtin_prefetch(touch.at + 64, 0, 2);
       __builtin_prefetch(touch.at + kSpot - 1, 0, 2);
       touch.at += touch.step;
       if (--touch.count == 0) touch = *ahead++;
-#pragma GCC unroll 4
-      for (int s = 0; s < kTouchEvery; ++s) tile.step();
+      tile.template steps<kSteps>();
+      k -= kSteps;
     }
-    for (; k > 0; --k) tile.step();
-  } else {
-#pragma GCC unroll 2
-    for (; k > 0; --k) tile.step();
   }
+#pragma GCC unroll kPlainUnroll
+  for (; k >= kPlainSteps; k -= kPlainSteps) tile.template steps<kPlainSteps>();
+  for (; k > 0; --k) tile.template steps<1>();
   tile.store(c, c_row, accumulate);
 }
 
@@ -221,19 +236,20 @@ template <class E>
 using TileKernel = void (*)(int64_t k, const E* a, int64_t a_row, int64_t a_col, const E* b, int64_t b_row, SumOf<E>* c,
                             int64_t c_row, bool accumulate, const Touch* ahead);
 
-// tile_kernels<E>.of[strided][NV - 1][MR - 1]; pairs are always packed, and never strided.
+// tile_kernels<E>.of[layout][NV - 1][MR - 1]; pairs are always packed.
 template <class E>
 struct TileKernels {
   using B = Blocking<SumOf<E>>;
-  TileKernel<E> of[2][B::NV][B::MR] = {};
-  template <int NV, size_t... I>
+  TileKernel<E> of[3][B::NV][B::MR] = {};
+  template <Layout L, int NV, size_t... I>
   constexpr void fill(std::index_sequence<I...>) {
-    ((of[0][NV - 1][I] = &tile_kernel<E, I + 1, NV, false>), ...);
-    if constexpr (kNumbers<E> == 1) ((of[1][NV - 1][I] = &tile_kernel<E, I + 1, NV, true>), ...);
+    ((of[int(L)][NV - 1][I] = &tile_kernel<E, I + 1, NV, L>), ...);
   }
   template <size_t... J>
   constexpr void fill_widths(std::index_sequence<J...>) {
-    (fill<J + 1>(std::make_index_sequence<B::MR>()), ...);
+    using Rows = std::make_index_sequence<B::MR>;
+    (fill<Layout::packed, J + 1>(Rows()), ...);
+    if constexpr (kNumbers<E> == 1) ((fill<Layout::lines, J + 1>(Rows()), fill<Layout::rows, J + 1>(Rows())), ...);
   }
   constexpr TileKernels() { fill_widths(std::make_index_sequence<B::NV>()); }
 };

@@ -34,18 +34,18 @@ class Ahead {
   int64_t step = 0, lines = 0, line = 0, left = 0;
 };
 
-// The list that a tile kernel gets: a share of what is wanted, most urgent first.
+// The list that a tile kernel gets: a share of what is wanted, most urgent first, and an empty entry.
 struct AheadList {
   Touch list[3];
-  // `spots`: how many the tile has time for; `near`: memory that is in L1, for the time that is left.
-  void fill(int64_t spots, const void* near, Ahead& urgent, Ahead& later, int64_t later_share) {
+  // `spots`: how many the tile has time for.
+  void fill(int64_t spots, Ahead& urgent, Ahead& later, int64_t later_share) {
     Touch* end = list;
     if (spots > 0 && urgent.spots() > 0) {
       *end = urgent.take(spots);
       spots -= end++->count;
     }
     if (spots > 0 && later.spots() > 0) *end++ = later.take(std::min(spots, later_share));
-    *end = {static_cast<const char*>(near), 0, INT64_MAX};
+    *end = {nullptr, 0, 0};
   }
 };
 
