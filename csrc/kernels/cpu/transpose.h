@@ -145,17 +145,23 @@ static void transpose(const T* from, int64_t from_pitch, T* to, int64_t to_pitch
       for (int64_t i = 0; i < columns; ++i) to[i * to_pitch + j] = from[j * from_pitch + i];
   } else {
     const int64_t whole_rows = rows / size * size, whole_columns = columns / size * size;
+    const auto square = [&](int64_t j, int64_t i) __attribute__((always_inline)) {
+      transpose_square(from + j * from_pitch + i, from_pitch, to + i * to_pitch + j, to_pitch);
+    };
     for (int64_t j = 0; j < whole_rows; j += size)
-      for (int64_t i = 0; i < whole_columns; i += size)
-        transpose_square(from + j * from_pitch + i, from_pitch, to + i * to_pitch + j, to_pitch);
-    const auto part = [&](int64_t j, int64_t i) {
-      transpose_part(from + j * from_pitch + i, from_pitch, to + i * to_pitch + j, to_pitch, smaller(rows - j, size),
-                     smaller(columns - i, size));
+      for (int64_t i = 0; i < whole_columns; i += size) square(j, i);
+    // What is left over: whole squares that overlap with those before, if there are any.
+    const auto rest = [&](int64_t j, int64_t i) {
+      if (rows >= size && columns >= size)
+        square(smaller(j, rows - size), smaller(i, columns - size));
+      else
+        transpose_part(from + j * from_pitch + i, from_pitch, to + i * to_pitch + j, to_pitch, smaller(rows - j, size),
+                       smaller(columns - i, size));
     };
     if (whole_columns < columns)
-      for (int64_t j = 0; j < whole_rows; j += size) part(j, whole_columns);
+      for (int64_t j = 0; j < whole_rows; j += size) rest(j, whole_columns);
     if (whole_rows < rows)
-      for (int64_t i = 0; i < columns; i += size) part(whole_rows, i);
+      for (int64_t i = 0; i < columns; i += size) rest(whole_rows, i);
   }
 }
 
