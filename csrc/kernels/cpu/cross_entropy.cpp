@@ -149,17 +149,21 @@ struct CrossEntropy : ClassLossSums<T> {
     sum_q_x.set(lane, sum_q_x.get(lane) + sum_q.get(lane) * (before - state.reference()));
   }
   template <class Blocks>
-  FASTGRAD_INLINE void accumulate(const Blocks& blocks, bool whole) {
+  FASTGRAD_INLINE void accumulate(const Blocks& blocks, auto whole) {
     accumulate(blocks, whole, [](const auto&, auto, V) {});
   }
   // Calls keep(block, step, exponential); that may be stored in the place of the logit.
   template <class Blocks, class Keep>
-  FASTGRAD_INLINE void accumulate(const Blocks& blocks, bool whole, const Keep& keep) {
+  FASTGRAD_INLINE void accumulate(const Blocks& blocks, auto whole, const Keep& keep) {
     using B = typename Blocks::Block;
     constexpr T lowest = T(-__builtin_inf());
     const auto reference = [&](const B& b) { return math::MaxSum<V>{max.of(b), V(0)}.reference(); };
-    blocks.reduce([&](const B& b) { return b.reduce(V(lowest), [&](auto s) { return b.load(0, s, lowest); }, Max()); },
-                  Max(), [&](int lane, V highest) { whole ? max.set(lane, highest) : raise(lane, highest); });
+    blocks.reduce(
+        [&](const B& b) __attribute__((always_inline)) {
+          return b.reduce(
+              V(lowest), [&](auto s) __attribute__((always_inline)) { return b.load(0, s, lowest); }, Max());
+        },
+        Max(), [&](int lane, V highest) { whole ? max.set(lane, highest) : raise(lane, highest); });
     if (sums_all) {
       const auto share = [&](const B& b, auto s) { return share_of<T, Probabilities>(b, s, weights, smoothing); };
       blocks.reduce([&](const B& b) { return b.reduce(V(0), [&](auto s) { return share(b, s); }, math::Plus()); },
@@ -180,10 +184,10 @@ struct CrossEntropy : ClassLossSums<T> {
         }
       });
     blocks.reduce(
-        [&](const B& b) {
+        [&](const B& b) __attribute__((always_inline)) {
           const V from = reference(b), number = classes.number.of(b);
           V picked = T(__builtin_nan(""));
-          const auto exponential = [&](auto s) {
+          const auto exponential = [&](auto s) __attribute__((always_inline)) {
             b.prefetch_next(s, 0);
             if (whole && B::kStreams > 1) b.prefetch_next(s, 1);  // of a longer row, emit() is far away
             const V x = b.load(0, s, lowest);
@@ -247,8 +251,8 @@ struct CrossEntropyWithGradient : CrossEntropy<T, false> {
     gradient.set(tile.rows, this->classes, this->sum);
   }
   template <class Blocks>
-  FASTGRAD_INLINE void accumulate(const Blocks& blocks, bool whole) {
-    Base::accumulate(blocks, whole, [&](const auto& b, auto s, V e) {
+  FASTGRAD_INLINE void accumulate(const Blocks& blocks, auto whole) {
+    Base::accumulate(blocks, whole, [&](const auto& b, auto s, V e) __attribute__((always_inline)) {
       if (whole) b.store(1, s, e);
     });
   }

@@ -103,30 +103,35 @@ struct RowBlock {
   FASTGRAD_INLINE V shared(const T* p, Whole s) const { return Across ? V(p[begin + s.i]) : V::load(p + begin + s.i); }
   FASTGRAD_INLINE V shared(const T* p, Part s) const { return V::load(p + begin + s.i, s.count); }
 
-  // combine over term(step), with independent accumulators to hide latency; `init` changes nothing.
+  // combine over term(step), with independent accumulators to hide latency; `init` changes nothing. They have names,
+  // and lambdas in here and those it gets are inlined: of an array, or across a call, the compiler keeps some in
+  // memory, and reads the block's addresses again at every step.
   template <class Term, class Combine>
   FASTGRAD_INLINE V reduce(V init, const Term& term, const Combine& combine) const {
-    constexpr int ways = 4;
-    constexpr int64_t step = Across ? 1 : V::size;
-    V acc[ways], total = init;
-    for (V& v : acc) v = init;
+    constexpr int64_t step = Across ? 1 : V::size, ways = 4;
+    V p = init, q = init, r = init, s = init, total = init;
     int64_t i = 0;
+    const auto add_ways = [&] __attribute__((always_inline)) {
+      p = combine(p, term(Whole{i}));
+      q = combine(q, term(Whole{i + step}));
+      r = combine(r, term(Whole{i + 2 * step}));
+      s = combine(s, term(Whole{i + 3 * step}));
+      i += ways * step;
+    };
+    const auto together = [&] __attribute__((always_inline)) { return combine(combine(p, q), combine(r, s)); };
     if constexpr (!Across)  // first, so that the whole registers hide its latency
-      if (const int64_t rest = n % V::size; rest > 0) acc[0] = combine(acc[0], term(Part{n - rest, rest}));
-    const auto together = [&] { return combine(combine(acc[0], acc[1]), combine(acc[2], acc[3])); };
+      if (const int64_t rest = n % V::size; rest > 0) p = combine(p, term(Part{n - rest, rest}));
     if constexpr (Long)
       while (n - i > kChain<T>) {
-        for (const int64_t end = i + kChain<T>; i < end; i += ways * step)
-          for (int w = 0; w < ways; ++w) acc[w] = combine(acc[w], term(Whole{i + w * step}));
+        for (const int64_t end = i + kChain<T>; i < end;) add_ways();
         total = combine(total, together());
-        for (V& v : acc) v = init;
+        p = q = r = s = init;
       }
     const bool several = n >= ways * step;
-    for (; i + ways * step <= n; i += ways * step)
-      for (int w = 0; w < ways; ++w) acc[w] = combine(acc[w], term(Whole{i + w * step}));
-    for (; i + step <= n; i += step) acc[0] = combine(acc[0], term(Whole{i}));
+    while (i + ways * step <= n) add_ways();
+    for (; i + step <= n; i += step) p = combine(p, term(Whole{i}));
     if constexpr (Long) return combine(total, together());
-    return several ? together() : acc[0];
+    return several ? together() : p;
   }
 };
 

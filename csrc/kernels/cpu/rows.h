@@ -106,7 +106,7 @@ class RowBuffers {
 //   Formula(args, shared)                   one a thread
 //   begin_piece(piece), end_piece(piece)
 //   begin(tile)        before the first pass
-//   accumulate(blocks, whole) the first pass: of all rows, a block; `whole`: it is all of each
+//   accumulate(blocks, whole) the first pass: of all rows, a block; std::true_type: it is all of each
 //   finish(tile, in_tile, split) after it; `in_tile`: whole rows lay in the lanes, for accumulate() to read
 //   emit(block, whole) the second pass, if there are outputs
 //   by_row, by_row_16  whether it has row(), and of 16-bit floats: so light that a tile is more work than its rows
@@ -140,9 +140,10 @@ FASTGRAD_INLINE void rows_tile(const RowsPlan& plan, RowBuffers<T>& buffers, con
   f.begin(tile);
   if constexpr (Accumulates<Formula>) {
     if (plan.single)
-      f.accumulate(load(0, true, false), true);
+      f.accumulate(load(0, true, false), std::true_type());
     else
-      for (int64_t begin = 0; begin < n; begin += plan.block) f.accumulate(load(begin, true, !Across), false);
+      for (int64_t begin = 0; begin < n; begin += plan.block)
+        f.accumulate(load(begin, true, !Across), std::false_type());
     f.finish(tile, Across && plan.single, !Across && !plan.single);
   }
   if constexpr (streams.outputs > 0) {

@@ -35,13 +35,13 @@ struct SoftmaxRows : RowFormula<T> {
   template <class B>
   static constexpr int kWidened = B::kStored > 0 ? 1 : 0;
   template <class Blocks>
-  FASTGRAD_INLINE void accumulate(const Blocks& blocks, bool whole) {
+  FASTGRAD_INLINE void accumulate(const Blocks& blocks, auto whole) {
     using B = typename Blocks::Block;
     constexpr T lowest = T(-__builtin_inf());
-    const bool widened = whole && kWidened<B>;
+    constexpr bool widened = decltype(whole)() && kWidened<B>;
     blocks.reduce(
-        [&](const B& b) {
-          const auto x = [&](auto s) {
+        [&](const B& b) __attribute__((always_inline)) {
+          const auto x = [&](auto s) __attribute__((always_inline)) {
             const V v = b.load(0, s, lowest);
             if (widened) b.store(1, s, v);
             return v;
@@ -50,9 +50,9 @@ struct SoftmaxRows : RowFormula<T> {
         },
         Max(), [&](int lane, V highest) { whole ? max.set(lane, highest) : raise(lane, highest); });
     blocks.reduce(
-        [&](const B& b) {
+        [&](const B& b) __attribute__((always_inline)) {
           const V reference = math::MaxSum<V>{max.of(b), V(0)}.reference();
-          const auto exponential = [&](auto s) {
+          const auto exponential = [&](auto s) __attribute__((always_inline)) {
             b.prefetch_next(s, 0);
             if (whole) b.prefetch_next(s, 1);  // of a longer row, emit() is far away
             const V e = exp_nonpositive((widened ? b.load(1, s, lowest) : b.load(0, s, lowest)) - reference);
@@ -103,7 +103,7 @@ struct SoftmaxBackwardRows : RowFormula<T> {
   }
   template <class B>
   static FASTGRAD_INLINE V partial(const B& b) {
-    const auto term = [&](auto s) {
+    const auto term = [&](auto s) __attribute__((always_inline)) {
       b.prefetch_next(s, 0);  // both passes fetch, so that memory idles in neither
       return Log ? b.first(0, s) : b.load(0, s) * b.first(1, s);
     };
@@ -111,7 +111,7 @@ struct SoftmaxBackwardRows : RowFormula<T> {
   }
   template <class B>
   static FASTGRAD_INLINE void derive(const B& b, V total) {
-    b.each([&](auto s) {
+    b.each([&](auto s) __attribute__((always_inline)) {
       b.prefetch_next(s, 1, 2);
       const V g = b.load(0, s), y = b.load(1, s);
       b.result(s, Log ? math::log_softmax_backward(g, y, total) : math::softmax_backward(g, y, total));
