@@ -144,13 +144,17 @@ struct Driver {
       run(&gradient);
       writer->written(at, n, parts);
     };
+    const bool windows =
+        a.inputs >= kInputsInParts && !blocks.ordered && a.inputs * a.kept * a.reduced * size_of(stored) > kFarBytes;
     while (blocks.folds && end - at > kRun) {
       n = smaller(end - at, reduced_of(a, a.in[0].reduced_strides).run(at, end - at));
       if (n <= kRun || !adjacent(j, j + 1, at, n, in, step)) break;
-      run_in_place(in, step, 1, n, 0, 0, formula, nullptr, state, pitch, at - begin, at);
+      int64_t part = windows ? smaller(n, window) / kParts / Vec<T>::size * Vec<T>::size : 0;
+      if (part * size_of(stored) < kPageBytes) part = 0;
+      if (part > 0) n = part * kParts;
+      run_in_place(in, step, 1, n, part, 0, formula, nullptr, state, pitch, at - begin, at);
       at += n;
     }
-    const bool windows = a.inputs > 1 && a.inputs * a.reduced * size_of(stored) > kFarBytes;
     for (; windows && end - at >= window && adjacent(j, j + 1, at, window, in, step); at += window)
       for (int64_t done = 0; done < apart; done += n) {
         n = most() / kParts;
@@ -199,11 +203,19 @@ struct Driver {
     for (int64_t line = 0; line < bytes; line += kLine)
       __builtin_prefetch(static_cast<const char*>(tile) + bytes + line, 0, 2);
   }
+  // Rows of columns at a time. A register that is a part of a line leaves the rest of it to the next one, in L1; and
+  // from memory the hardware follows few rows better.
+  FASTGRAD_INLINE int64_t rows_at_once(int64_t width, bool narrow) const {
+    const int64_t most = narrow ? kTileRows * kNarrow : kTileRows;
+    if (kVecBytes >= kLine) return most;
+    if (narrow) return smaller(most, kNarrowBytes / (width * int64_t(sizeof(T))));
+    return a.kept * a.reduced * size_of(stored) >= kStreamFrom ? kFarRows : most;
+  }
   void columns(int64_t j0, int64_t j1, int64_t begin, int64_t end, W* state, int64_t pitch) const {
     Tile tile;
     const int64_t width = j1 - j0;
     const bool narrow = width <= kTile / kNarrow;
-    const int64_t pitch_in = narrow ? kTile / kNarrow : kTile, most = narrow ? kTileRows * kNarrow : kTileRows;
+    const int64_t pitch_in = narrow ? kTile / kNarrow : kTile, most = rows_at_once(width, narrow);
     // Whole registers are read: what lies behind columns that are gathered must be numbers.
     for (int k = 0; k < a.inputs && width <= kTile; ++k)
       for (int64_t r = 0; r < most; ++r)

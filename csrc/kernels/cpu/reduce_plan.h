@@ -7,15 +7,16 @@
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
 constexpr int64_t kLossRun = 2048;  // of a formula with a gradient, which reads several inputs and writes besides
-// Long runs of several inputs are read in windows, in four places at once: they are on different pages, and the
-// hardware fetches ahead within a page only. One input is read as fast in one go, and on huge pages faster; so is what
-// L2 holds.
-constexpr int64_t kWindowBytes = 1 << 18, kParts = 4, kFarBytes = 1 << 20;
-constexpr int64_t kTileBytes = 2048;  // of a row of columns that is gathered
-constexpr int64_t kWideTile = 8192;   // in place: enough that the hardware fetches ahead
-constexpr int64_t kTileRows = kColumnRows;
-constexpr int64_t kNarrow = 4;         // where rows are a quarter of a tile's, or less, so many times as many
-constexpr int64_t kShortTile = 128;    // columns where these are strided: at most so many short rows
+// Long runs are read in windows, in four places at once: they are on different pages, and the hardware fetches ahead
+// within a page only. What L2 holds is read as fast in one go; and with AVX-512 one input, on huge pages faster.
+constexpr int64_t kWindowBytes = 1 << 18, kParts = 4, kPageBytes = 4096, kFarBytes = 1 << 20;
+constexpr int kInputsInParts = kVecBytes == 64 ? 2 : 1;        // or more
+constexpr int64_t kTileBytes = 2048;                           // of a row of columns that is gathered
+constexpr int64_t kWideTile = kVecBytes == 64 ? 8192 : 16384;  // in place: enough that the hardware fetches ahead
+constexpr int64_t kTileRows = kColumnRows, kFarRows = 8;
+constexpr int64_t kNarrow = 4;             // where rows are a quarter of a tile's, or less, so many times as many,
+constexpr int64_t kNarrowBytes = 1 << 14;  // of them, if a register is a part of a line
+constexpr int64_t kShortTile = 128;        // columns where these are strided: at most so many short rows
 constexpr int64_t kShortBytes = 6144;  // of them: L1 holds their transposition too, and fetches the next ones meanwhile
 constexpr int64_t kMaxResults = kWideTile / 4, kMaxRunResults = 512;  // of a piece
 constexpr int64_t kMaxFields = 2;
