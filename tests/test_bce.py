@@ -287,7 +287,7 @@ def test_bad_arguments(name: str) -> None:
 
 def test_deprecated_arguments() -> None:
     for name in NAMES:
-        x, t = _make(name, (5,), torch.float32)
+        x, t = _make(name, (5,), torch.float64)
         for size_average in (None, True, False):
             for reduce in (None, True, False):
                 with warnings.catch_warnings(record=True) as ours:
