@@ -37,7 +37,7 @@ constexpr int64_t kGrain = 1 << 18;  // multiply-adds worth a piece of parallel 
 constexpr int64_t kWideRows = 1120;  // rows of float32 sums kept for a 16-bit C
 constexpr int64_t kFewRows = 280;    // of A
 constexpr int64_t kNear = 2048;      // bytes; rows further apart may compete for the same lines of L1
-constexpr int64_t kPageBytes = 4096, kHugePage = 1 << 21;
+constexpr int64_t kHugePage = 1 << 21;
 constexpr int64_t kHugeFrom = 1 << 16;    // bytes of a buffer worth a huge page: the packed operands are all over it
 constexpr int64_t kFetchBytes = 1 << 16;  // of B's block: less is near anyway
 constexpr int64_t kFarBytes = 1 << 20;    // of a batch: what is read and written is no longer near
@@ -192,11 +192,11 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
             else if (!b_in_l2)
               next_b = {Matrix<E>{packed_b + (j + NR) * steps, round_up(next, W), 1}, steps, next};
           }
+          const bool b_packed = !b_in_place || columns < NR;
           const E* b_panel = packed_b + (b_in_place ? 0 : j * steps);
           int64_t b_row = width;
-          bool b_packed = true;
           if constexpr (same)
-            if (b_in_place && columns == NR) b_panel = b.at(0, j).data, b_row = b.row, b_packed = false;
+            if (!b_packed) b_panel = b.at(0, j).data, b_row = b.row;
           const Layout layout = strided ? Layout::rows : !a_in_place && b_packed ? Layout::packed : Layout::lines;
           const TileKernel<E>* const kernels = tile_kernels<E>.of[int(layout)][width / W - 1];
           for (int64_t p = 0; p < panels.count; ++p) {

@@ -9,7 +9,7 @@ namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 constexpr int64_t kLossRun = 2048;  // of a formula with a gradient, which reads several inputs and writes besides
 // Long runs are read in windows, in four places at once: they are on different pages, and the hardware fetches ahead
 // within a page only. What L2 holds is read as fast in one go; and with AVX-512 one input, on huge pages faster.
-constexpr int64_t kWindowBytes = 1 << 18, kParts = 4, kPageBytes = 4096, kFarBytes = 1 << 20;
+constexpr int64_t kWindowBytes = 1 << 18, kParts = 4, kFarBytes = 1 << 20;
 constexpr int kInputsInParts = kVecBytes == 64 ? 2 : 1;        // or more
 constexpr int64_t kTileBytes = 2048;                           // of a row of columns that is gathered
 constexpr int64_t kWideTile = kVecBytes == 64 ? 8192 : 16384;  // in place: enough that the hardware fetches ahead

@@ -4,6 +4,8 @@
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
+constexpr int64_t kPageBytes = 4096;
+
 FASTGRAD_INLINE constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 FASTGRAD_INLINE constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 FASTGRAD_INLINE constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
