@@ -157,11 +157,17 @@ struct CrossEntropy : ClassLossSums<T> {
   FASTGRAD_INLINE void accumulate(const Blocks& blocks, auto whole, const Keep& keep) {
     using B = typename Blocks::Block;
     constexpr T lowest = T(-__builtin_inf());
+    // Of a row that is one block, 16-bit logits are widened once: into the gradient's buffer.
+    constexpr bool widened = decltype(whole)() && B::kStored > 0 && B::kStored < B::kStreams;
     const auto reference = [&](const B& b) { return math::MaxSum<V>{max.of(b), V(0)}.reference(); };
     blocks.reduce(
         [&](const B& b) __attribute__((always_inline)) {
-          return b.reduce(
-              V(lowest), [&](auto s) __attribute__((always_inline)) { return b.load(0, s, lowest); }, Max());
+          const auto x = [&](auto s) __attribute__((always_inline)) {
+            const V v = b.load(0, s, lowest);
+            if (widened) b.store(1, s, v);
+            return v;
+          };
+          return b.reduce(V(lowest), x, Max());
         },
         Max(), [&](int lane, V highest) { whole ? max.set(lane, highest) : raise(lane, highest); });
     if (sums_all) {
@@ -187,16 +193,16 @@ struct CrossEntropy : ClassLossSums<T> {
         [&](const B& b) __attribute__((always_inline)) {
           const V from = reference(b), number = classes.number.of(b);
           V picked = T(__builtin_nan(""));
-          const auto exponential = [&](auto s) __attribute__((always_inline)) {
-            b.prefetch_next(s, 0);
-            if (whole && B::kStreams > 1) b.prefetch_next(s, 1);  // of a longer row, emit() is far away
-            const V x = b.load(0, s, lowest);
-            if (compares) picked = select(number == V(kClassNumber<T>[s.i]), x, picked);
-            const V e = exp_nonpositive(x - from);
-            keep(b, s, e);
-            return e;
-          };
-          const V total = b.reduce(V(0), exponential, math::Plus());
+          const V total = b.sum_exponentials(
+              from, [&](auto s) __attribute__((always_inline)) { return b.load(widened ? 1 : 0, s, lowest); },
+              [&](auto s, V x, V e) __attribute__((always_inline)) {
+                if (compares) picked = select(number == V(kClassNumber<T>[s.i]), x, picked);
+                keep(b, s, e);
+              },
+              [&](auto s, auto steps) __attribute__((always_inline)) {
+                b.template prefetch_next<steps>(s, 0);
+                if (whole && B::kStreams > 1) b.template prefetch_next<steps>(s, 1);  // of a longer row, emit() is far
+              });
           if (compares) logit.set(b.lane, picked);
           return total;
         },

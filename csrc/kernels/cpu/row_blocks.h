@@ -1,8 +1,10 @@
 // What a formula of the row engine sees (rows.h): blocks of one row or of a register of rows, what is known of each row
 // between the passes, and a tile's block of rows.
 #pragma once
+#include "../math/reductions.h"
 #include "convert.h"
 #include "simd.h"
+#include "stream.h"
 #include "transpose.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
@@ -90,10 +92,15 @@ struct RowBlock {
   }
   // The same, where it is read first, from memory.
   FASTGRAD_INLINE V first(int k, auto s) const { return load(k, s); }
-  // Calls for the same step of what comes after this block, of streams k...: the hardware does not foresee where the
-  // next rows begin, and lines to be written are read first.
+  // Calls for the same step of what comes after this block, or for `Steps` from it on, of streams k...: the hardware
+  // does not foresee where the next rows begin, and lines to be written are read first.
+  template <int Steps = 1>
   FASTGRAD_INLINE void prefetch_next(auto s, auto... k) const {
-    if constexpr (!Across) (__builtin_prefetch(ahead[k] + s.i * kItem(k), 0, 2), ...);
+    const auto fetch = [&](int stream) __attribute__((always_inline)) {
+      const int64_t bytes = Steps * V::size * kItem(stream);
+      for (int64_t b = 0; b < bytes; b += kLine) __builtin_prefetch(ahead[stream] + s.i * kItem(stream) + b, 0, 2);
+    };
+    if constexpr (!Across) (fetch(k), ...);
   }
   FASTGRAD_INLINE void store(int k, Whole s, V v) const { v.store(at(k, s.i)); }
   FASTGRAD_INLINE void store(int k, Part s, V v) const { v.store(at(k, s.i), s.count); }
@@ -108,14 +115,22 @@ struct RowBlock {
   // memory, and reads the block's addresses again at every step.
   template <class Term, class Combine>
   FASTGRAD_INLINE V reduce(V init, const Term& term, const Combine& combine) const {
+    const auto four = [&](Whole a, Whole b, Whole c, Whole d, V& p, V& q, V& r, V& s) __attribute__((always_inline)) {
+      p = combine(p, term(a));
+      q = combine(q, term(b));
+      r = combine(r, term(c));
+      s = combine(s, term(d));
+    };
+    return reduce(init, term, combine, four);
+  }
+  // The same where four(a, b, c, d, p, q, r, s) combines the terms of four steps with accumulators.
+  template <class Term, class Combine, class Four>
+  FASTGRAD_INLINE V reduce(V init, const Term& term, const Combine& combine, const Four& four) const {
     constexpr int64_t step = Across ? 1 : V::size, ways = 4;
     V p = init, q = init, r = init, s = init, total = init;
     int64_t i = 0;
     const auto add_ways = [&] __attribute__((always_inline)) {
-      p = combine(p, term(Whole{i}));
-      q = combine(q, term(Whole{i + step}));
-      r = combine(r, term(Whole{i + 2 * step}));
-      s = combine(s, term(Whole{i + 3 * step}));
+      four(Whole{i}, Whole{i + step}, Whole{i + 2 * step}, Whole{i + 3 * step}, p, q, r, s);
       i += ways * step;
     };
     const auto together = [&] __attribute__((always_inline)) { return combine(combine(p, q), combine(r, s)); };
@@ -132,6 +147,42 @@ struct RowBlock {
     for (; i + step <= n; i += step) p = combine(p, term(Whole{i}));
     if constexpr (Long) return combine(total, together());
     return several ? together() : p;
+  }
+  // The sum of exp(x(step) - reference), of which each goes to keep(step, x, exponential) besides; no x is above the
+  // reference. fetch(step, N) is called once for N steps, a std::integral_constant. Four steps are asked together
+  // whether their exponentials are normal, and added two by two, for there are few registers (kScalesNormal).
+  template <class X, class Keep, class Fetch>
+  FASTGRAD_INLINE V sum_exponentials(V reference, const X& x, const Keep& keep, const Fetch& fetch) const {
+    const V minus = -reference;  // to be added to what is in memory, in one instruction
+    const auto term = [&](auto s, auto normal) __attribute__((always_inline)) {
+      const V v = x(s), e = normal ? exp_normal(v + minus) : exp_nonpositive(v + minus);
+      keep(s, v, e);
+      return e;
+    };
+    const auto one = [&](auto s) __attribute__((always_inline)) {
+      fetch(s, std::integral_constant<int, 1>());
+      return term(s, std::false_type());
+    };
+    const auto four = [&](Whole a, Whole b, Whole c, Whole d, V& p, V& q, V& r, V& s) __attribute__((always_inline)) {
+      fetch(a, std::integral_constant<int, 4>());
+      if constexpr (kScalesNormal) {
+        const auto add = [&](auto normal) __attribute__((always_inline)) {
+          p = p + (term(a, normal) + term(b, normal));
+          q = q + (term(c, normal) + term(d, normal));
+        };
+        const V lowest = at_most(at_most(x(a), x(b)), at_most(x(c), x(d)));
+        if (__builtin_expect(exp_is_normal(lowest + minus), true))
+          add(std::true_type());
+        else
+          add(std::false_type());
+      } else {
+        p = p + term(a, std::false_type());
+        q = q + term(b, std::false_type());
+        r = r + term(c, std::false_type());
+        s = s + term(d, std::false_type());
+      }
+    };
+    return reduce(V(0), one, math::Plus(), four);
   }
 };
 

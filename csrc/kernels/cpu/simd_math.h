@@ -4,10 +4,12 @@
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
-// A whole number n, and `shifted` = n + V::kMagic, which has it in the last bits.
+// A whole number n, and `shifted`, whose last bits are n + kBias.
 template <class T>
 struct Exponent {
   Vec<T> n, shifted;
+  // 2^n, where that is a normal number.
+  FASTGRAD_INLINE Vec<T> power() const { return Vec<T>::from_bits(shifted.bits() << Vec<T>::R::kMantissa); }
 };
 
 // x = n ln2 + r with |r| <= ln2/2; returns r, and what rounding it lost in r_low. ln2 is split in two parts so that
@@ -16,21 +18,30 @@ template <class T>
 FASTGRAD_INLINE Vec<T> reduce_exponent(Vec<T> x, Exponent<T>& e, Vec<T>& r_low) {
   using V = Vec<T>;
   constexpr bool f32 = sizeof(T) == 4;
-  const V low(f32 ? T(-1.428606765330187e-06) : T(-1.9082149292705877e-10));
-  e.shifted = fma(x, V(T(1.4426950408889634)), V(V::kMagic));
-  e.n = e.shifted - V(V::kMagic);
+  const V low(f32 ? T(-1.428606765330187e-06) : T(-1.9082149292705877e-10)), magic(V::kMagic + T(V::R::kBias));
+  e.shifted = fma(x, V(T(1.4426950408889634)), magic);
+  e.n = e.shifted - magic;
   const V high = fma(e.n, V(f32 ? T(-0.693145751953125) : T(-0.6931471803691238)), x);
   const V r = fma(e.n, low, high);
   r_low = fma(e.n, low, high - r);
   return r;
 }
 
-// The polynomial sum(c[k] x^k).
+// sum(c[k] x^(k / Step)) over k = First, First + Step, ...
+template <int First, int Step, class T, int N>
+FASTGRAD_INLINE Vec<T> horner(Vec<T> x, const double (&c)[N]) {
+  int k = N - 1 - (N - 1 - First) % Step;
+  Vec<T> p = T(c[k]);
+  while ((k -= Step) >= First) p = fma(p, x, Vec<T>(T(c[k])));
+  return p;
+}
+// The polynomial sum(c[k] x^k). A long one in two chains, of the even and of the odd powers, which take half as long to
+// wait for: a processor holds the operations of few registers at once.
 template <class T, int N>
 FASTGRAD_INLINE Vec<T> polynomial(Vec<T> x, const double (&c)[N]) {
-  Vec<T> p = T(c[N - 1]);
-  for (int k = N - 2; k >= 0; --k) p = fma(p, x, Vec<T>(T(c[k])));
-  return p;
+  if constexpr (N < 8) return horner<0, 1>(x, c);
+  const Vec<T> z = x * x;
+  return fma(horner<1, 2>(z, c), x, horner<0, 2>(z, c));
 }
 
 // exp(r) - 1 - r for |r| <= ln2/2: the minimax polynomial for float (error 2^-28), Taylor's for double.
@@ -77,10 +88,15 @@ FASTGRAD_INLINE Vec<T> scale_or_zero(Vec<T> p, Vec<T> n, Vec<T> x) {
   return select(zero, Vec<T>(0), scale2(p, select(zero, Vec<T>(0), n)));
 #endif
 }
-// p * 2^n where that is a normal number.
+// (1 + p) 2^n where that is a normal number, or p NaN: rounded once, as 1 + p is.
 template <class T>
 FASTGRAD_INLINE Vec<T> scale_normal(Vec<T> p, const Exponent<T>& n) {
-  return Vec<T>::from_bits(p.bits() + (n.shifted.bits() << Vec<T>::R::kMantissa));
+  const Vec<T> s = n.power();
+#if defined(__FMA__)
+  return fma(p, s, s);
+#else
+  return (p + Vec<T>(1)) * s;
+#endif
 }
 
 // Beyond this bound the exponential is infinity; it keeps n in the range of scale2, and NaN.
@@ -95,21 +111,30 @@ constexpr bool kScalesNormal = true;
 #else
 constexpr bool kScalesNormal = false;
 #endif
+// Of x that is not far above 0: whether all exponentials are normal numbers.
+template <class T>
+FASTGRAD_INLINE bool exp_is_normal(Vec<T> x) {
+  return all(x >= Vec<T>(-kExpIsNormal<T>));
+}
+// exp(x) for |x| <= kExpIsNormal, or NaN.
+template <class T>
+FASTGRAD_INLINE Vec<T> exp_normal(Vec<T> x) {
+  Exponent<T> n;
+  const Vec<T> p = expm1_reduced(x, n);
+  return scale_normal(p, n);
+}
 // exp(x) for x <= 0, or so little above that it does not overflow.
 template <class T>
 FASTGRAD_INLINE Vec<T> exp_nonpositive(Vec<T> x) {
   Exponent<T> n;
-  const Vec<T> p = expm1_reduced(x, n) + Vec<T>(1);
-  if (kScalesNormal && __builtin_expect(all(x >= Vec<T>(-kExpIsNormal<T>)), true)) return scale_normal(p, n);
-  return scale_or_zero(p, n.n, x);
+  const Vec<T> p = expm1_reduced(x, n);
+  if (kScalesNormal && __builtin_expect(exp_is_normal(x), true)) return scale_normal(p, n);
+  return scale_or_zero(p + Vec<T>(1), n.n, x);
 }
 template <class T>
 FASTGRAD_INLINE Vec<T> exp(Vec<T> x) {
+  if (kScalesNormal && __builtin_expect(all(abs(x) <= Vec<T>(kExpIsNormal<T>)), true)) return exp_normal(x);
   Exponent<T> n;
-  if (kScalesNormal && __builtin_expect(all(abs(x) <= Vec<T>(kExpIsNormal<T>)), true)) {
-    const Vec<T> p = expm1_reduced(x, n) + Vec<T>(1);
-    return scale_normal(p, n);
-  }
   x = bound_above(x);
   const Vec<T> p = expm1_reduced(x, n) + Vec<T>(1);
   return scale_or_zero(p, n.n, x);
@@ -125,7 +150,7 @@ FASTGRAD_INLINE Vec<T> tanh(Vec<T> x) {
 #if defined(__AVX512F__)
   const V s = scale2(V(1), n.n);
 #else
-  const V s = scale_normal(V(1), n);
+  const V s = n.power();
 #endif
   const V t = fma(s, p, s - V(1));
   return copysign(quotient(-t, t + V(2)), x);

@@ -52,14 +52,15 @@ struct SoftmaxRows : RowFormula<T> {
     blocks.reduce(
         [&](const B& b) __attribute__((always_inline)) {
           const V reference = math::MaxSum<V>{max.of(b), V(0)}.reference();
-          const auto exponential = [&](auto s) __attribute__((always_inline)) {
-            b.prefetch_next(s, 0);
-            if (whole) b.prefetch_next(s, 1);  // of a longer row, emit() is far away
-            const V e = exp_nonpositive((widened ? b.load(1, s, lowest) : b.load(0, s, lowest)) - reference);
-            if (!Log && whole) b.store(1, s, e);
-            return e;
-          };
-          return b.reduce(V(0), exponential, math::Plus());
+          return b.sum_exponentials(
+              reference, [&](auto s) __attribute__((always_inline)) { return b.load(widened ? 1 : 0, s, lowest); },
+              [&](auto s, V, V e) __attribute__((always_inline)) {
+                if (!Log && whole) b.store(1, s, e);
+              },
+              [&](auto s, auto steps) __attribute__((always_inline)) {
+                b.template prefetch_next<steps>(s, 0);
+                if (whole) b.template prefetch_next<steps>(s, 1);  // of a longer row, emit() is far away
+              });
         },
         math::Plus(), [&](int lane, V v) { sum.set(lane, sum.get(lane) + v); });
   }
