@@ -157,9 +157,10 @@ struct Driver {
     }
     for (; windows && end - at >= window && adjacent(j, j + 1, at, window, in, step); at += window)
       for (int64_t done = 0; done < apart; done += n) {
-        n = most() / kParts;
+        n = smaller(most() / kParts, apart - done);
         run(at + done, n, kParts, [&](const RunGradient<T>* gradient) {
-          run_in_place(in, step, 1, most(), apart, n, formula, gradient, state, pitch, at - begin + done * kParts, at);
+          run_in_place(in, step, 1, n * kParts, apart, n, formula, gradient, state, pitch, at - begin + done * kParts,
+                       at);
         });
         for (int k = 0; k < a.inputs; ++k) in[k] = static_cast<const char*>(in[k]) + n * size_of(stored);
       }

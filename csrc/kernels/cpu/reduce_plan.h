@@ -8,8 +8,11 @@ namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
 constexpr int64_t kLossRun = 2048;  // of a formula with a gradient, which reads several inputs and writes besides
 // Long runs are read in windows, in four places at once: they are on different pages, and the hardware fetches ahead
-// within a page only. What L2 holds is read as fast in one go; and with AVX-512 one input, on huge pages faster.
-constexpr int64_t kWindowBytes = 1 << 18, kParts = 4, kFarBytes = 1 << 20;
+// within a page only. Parts a power of two apart would lie in one set of L1, which has no room for those of two inputs
+// and a gradient: they are a quarter of the sets further. What L2 holds is read as fast in one go; and with AVX-512 one
+// input, on huge pages faster.
+constexpr int64_t kParts = 4, kPartBytes = (1 << 16) + (1 << 10), kWindowBytes = kParts * kPartBytes;
+constexpr int64_t kFarBytes = 1 << 20;
 constexpr int kInputsInParts = kVecBytes == 64 ? 2 : 1;        // or more
 constexpr int64_t kTileBytes = 2048;                           // of a row of columns that is gathered
 constexpr int64_t kWideTile = kVecBytes == 64 ? 8192 : 16384;  // in place: enough that the hardware fetches ahead
@@ -107,7 +110,8 @@ Plan make_plan(const ReduceArgs& a, int64_t short_row) {
     p.width = smaller(smaller(larger(kGrain / a.reduced, p.results_inside ? run : 1), a.kept), kMaxRunResults);
     p.tiles = ceil_div(a.kept, p.width);
     const int64_t splits = larger(1, kMaxRunPieces / p.tiles);
-    p.depth = round_up(larger(ceil_div(a.reduced, splits), window_of(a.in[0].dtype)), kRun);
+    const int64_t window = window_of(a.in[0].dtype);
+    p.depth = round_up(larger(ceil_div(a.reduced, splits), window), a.inputs >= kInputsInParts ? window : kRun);
   }
   p.splits = ceil_div(a.reduced, p.depth);
   p.pitch = round_up(p.width, 16);
