@@ -157,19 +157,10 @@ struct CrossEntropy : ClassLossSums<T> {
   FASTGRAD_INLINE void accumulate(const Blocks& blocks, auto whole, const Keep& keep) {
     using B = typename Blocks::Block;
     constexpr T lowest = T(-__builtin_inf());
-    // Of a row that is one block, 16-bit logits are widened once: into the gradient's buffer.
-    constexpr bool widened = decltype(whole)() && B::kStored > 0 && B::kStored < B::kStreams;
+    constexpr std::bool_constant<decltype(whole)() && B::kWidens> widened;
     const auto reference = [&](const B& b) { return math::MaxSum<V>{max.of(b), V(0)}.reference(); };
-    blocks.reduce(
-        [&](const B& b) __attribute__((always_inline)) {
-          const auto x = [&](auto s) __attribute__((always_inline)) {
-            const V v = b.load(0, s, lowest);
-            if (widened) b.store(1, s, v);
-            return v;
-          };
-          return b.reduce(V(lowest), x, Max());
-        },
-        Max(), [&](int lane, V highest) { whole ? max.set(lane, highest) : raise(lane, highest); });
+    blocks.reduce([&](const B& b) __attribute__((always_inline)) { return b.maximum(widened); }, Max(),
+                  [&](int lane, V highest) { whole ? max.set(lane, highest) : raise(lane, highest); });
     if (sums_all) {
       const auto share = [&](const B& b, auto s) { return share_of<T, Probabilities>(b, s, weights, smoothing); };
       blocks.reduce([&](const B& b) { return b.reduce(V(0), [&](auto s) { return share(b, s); }, math::Plus()); },

@@ -46,13 +46,24 @@ struct RowView {
 template <class T>
 constexpr int64_t kChain = 256 * Vec<T>::size;
 
+// Of the numbers: a row's NaN makes its sum NaN, so that the maximum need not be.
+struct Max {
+  template <class X>
+  FASTGRAD_INLINE X operator()(X a, X b) const {
+    using math::at_least;
+    return at_least(a, b);
+  }
+};
+
 // A row, or across a register of rows, of `Streams` streams. The first `Inputs` are of type S in memory. `Long`: it may
 // be more than a chain.
 template <class T, bool Across, int Streams, class S = T, int Inputs = 0, bool Long = false>
 struct RowBlock {
   using V = Vec<T>;
   static constexpr bool rows_in_lanes = Across, streamed = false;
-  static constexpr int kRows = Across ? V::size : 1, kStreams = Streams, kStored = Inputs;
+  static constexpr int kRows = Across ? V::size : 1, kStreams = Streams;
+  // Whether 16-bit inputs of rows that are one block are widened once: into the output's buffer, stream 1.
+  static constexpr bool kWidens = Inputs > 0 && Inputs < Streams;
   char* data[kMaxStreams];
   const char* ahead[kMaxStreams];  // along: the same of what comes after this block
   int64_t pitch;                   // across: from one element of a row to the next
@@ -148,6 +159,16 @@ struct RowBlock {
     if constexpr (Long) return combine(total, together());
     return several ? together() : p;
   }
+  // The maximum of stream 0, whose elements are also left in stream 1 if `widened`.
+  FASTGRAD_INLINE V maximum(auto widened) const {
+    constexpr T lowest = T(-__builtin_inf());
+    const auto x = [&](auto s) __attribute__((always_inline)) {
+      const V v = load(0, s, lowest);
+      if (widened) store(1, s, v);
+      return v;
+    };
+    return reduce(V(lowest), x, Max());
+  }
   // The sum of exp(x(step) - reference), of which each goes to keep(step, x, exponential) besides; no x is above the
   // reference. fetch(step, N) is called once for N steps, a std::integral_constant. Four steps are asked together
   // whether their exponentials are normal, and added two by two, for there are few registers (kScalesNormal).
@@ -163,26 +184,22 @@ struct RowBlock {
       fetch(s, std::integral_constant<int, 1>());
       return term(s, std::false_type());
     };
-    const auto four = [&](Whole a, Whole b, Whole c, Whole d, V& p, V& q, V& r, V& s) __attribute__((always_inline)) {
+    const auto four = [&](Whole a, Whole b, Whole c, Whole d, V& p, V& q, V&, V&) __attribute__((always_inline)) {
       fetch(a, std::integral_constant<int, 4>());
-      if constexpr (kScalesNormal) {
-        const auto add = [&](auto normal) __attribute__((always_inline)) {
-          p = p + (term(a, normal) + term(b, normal));
-          q = q + (term(c, normal) + term(d, normal));
-        };
-        const V lowest = at_most(at_most(x(a), x(b)), at_most(x(c), x(d)));
-        if (__builtin_expect(exp_is_normal(lowest + minus), true))
-          add(std::true_type());
-        else
-          add(std::false_type());
-      } else {
-        p = p + term(a, std::false_type());
-        q = q + term(b, std::false_type());
-        r = r + term(c, std::false_type());
-        s = s + term(d, std::false_type());
-      }
+      const auto add = [&](auto normal) __attribute__((always_inline)) {
+        p = p + (term(a, normal) + term(b, normal));
+        q = q + (term(c, normal) + term(d, normal));
+      };
+      const V lowest = at_most(at_most(x(a), x(b)), at_most(x(c), x(d)));
+      if (__builtin_expect(exp_is_normal(lowest + minus), true))
+        add(std::true_type());
+      else
+        add(std::false_type());
     };
-    return reduce(V(0), one, math::Plus(), four);
+    if constexpr (kScalesNormal)
+      return reduce(V(0), one, math::Plus(), four);
+    else
+      return reduce(V(0), one, math::Plus());
   }
 };
 
@@ -215,15 +232,6 @@ struct WholeRow : B {
     Streamed ? stream_as(v, to() + s.i) : store_as(v, to() + s.i);
   }
   FASTGRAD_INLINE void result(Part s, V v) const { store_as(v, to() + s.i, s.count); }
-};
-
-// Of the numbers: a row's NaN makes its sum NaN, so that the maximum need not be.
-struct Max {
-  template <class X>
-  FASTGRAD_INLINE X operator()(X a, X b) const {
-    using math::at_least;
-    return at_least(a, b);
-  }
 };
 
 // One number a row of the tile, between the passes. The lanes of a register past the last row take part in arithmetic,

@@ -31,24 +31,13 @@ struct SoftmaxRows : RowFormula<T> {
     max.set(lane, state.maximum);
     sum.set(lane, state.sum);
   }
-  // Of a row that is one block, 16-bit inputs are widened once: into the output's buffer.
-  template <class B>
-  static constexpr int kWidened = B::kStored > 0 ? 1 : 0;
   template <class Blocks>
   FASTGRAD_INLINE void accumulate(const Blocks& blocks, auto whole) {
     using B = typename Blocks::Block;
     constexpr T lowest = T(-__builtin_inf());
-    constexpr bool widened = decltype(whole)() && kWidened<B>;
-    blocks.reduce(
-        [&](const B& b) __attribute__((always_inline)) {
-          const auto x = [&](auto s) __attribute__((always_inline)) {
-            const V v = b.load(0, s, lowest);
-            if (widened) b.store(1, s, v);
-            return v;
-          };
-          return b.reduce(V(lowest), x, Max());
-        },
-        Max(), [&](int lane, V highest) { whole ? max.set(lane, highest) : raise(lane, highest); });
+    constexpr std::bool_constant<decltype(whole)() && B::kWidens> widened;
+    blocks.reduce([&](const B& b) __attribute__((always_inline)) { return b.maximum(widened); }, Max(),
+                  [&](int lane, V highest) { whole ? max.set(lane, highest) : raise(lane, highest); });
     blocks.reduce(
         [&](const B& b) __attribute__((always_inline)) {
           const V reference = math::MaxSum<V>{max.of(b), V(0)}.reference();
@@ -78,7 +67,7 @@ struct SoftmaxRows : RowFormula<T> {
   FASTGRAD_INLINE void emit(const B& b, bool whole) {
     const V m = max.of(b), r = sum.of(b);
     if (Log)
-      b.each([&](auto s) { b.result(s, math::log_softmax(b.load(whole ? kWidened<B> : 0, s), m, r)); });
+      b.each([&](auto s) { b.result(s, math::log_softmax(b.load(whole && B::kWidens ? 1 : 0, s), m, r)); });
     else if (whole)
       b.each([&](auto s) { b.result(s, b.load(1, s) * r); });
     else
