@@ -4,6 +4,7 @@
 #include "../math/reductions.h"
 #include "convert.h"
 #include "simd.h"
+#include "stream.h"
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
@@ -63,7 +64,8 @@ FASTGRAD_INLINE Vec<W> widen_lanes(Vec<T> x, int h) {
 }
 constexpr int64_t kRun = 4096;  // elements of a run that is a block: it stays in L1 for a second pass
 constexpr int kFewRegisters = 8, kSampledRegisters = 5;
-constexpr int64_t kLongBytes = 8192;  // of a run that hardly lies in L1
+constexpr int64_t kLongBytes = 8192;     // of a run that hardly lies in L1
+constexpr int64_t kFetchedBytes = 2048;  // of a run whose search takes so long that memory would idle
 // Rows of columns reduced before the results are touched. Unrolled where a register is a line: what a load reads goes
 // on along one row, as the hardware foresees.
 constexpr int kColumnRows = 16;
@@ -203,9 +205,12 @@ struct RunSource {
   template <class Matches>
   FASTGRAD_INLINE V first_of(Matches matches, V fill) const {
     constexpr int kTogether = 4;  // registers, to branch once
+    const bool fetches = ahead && n * int64_t(sizeof(S)) >= kFetchedBytes;
     int64_t i = 0;
     for (; i + kTogether * V::size <= n; i += kTogether * V::size) {
       uint64_t found = 0;
+      if (fetches)
+        for (int64_t r = 0; r < kTogether * V::size; r += kLine / int64_t(sizeof(S))) fetch(i + r);
       for (int r = 0; r < kTogether; ++r) found |= lane_bits(matches(at(i + r * V::size))) << (r * V::size);
       if (found) return V(T(i + __builtin_ctzll(found)));
     }
