@@ -19,9 +19,11 @@ constexpr int64_t kLongRun = 1024;
 constexpr int64_t kLongBlock = 4096;       // elements of a row that is read twice anyway: stays in L1
 constexpr int64_t kPieceElements = 32768;  // worth a thread
 constexpr int64_t kLead = 8192;            // bytes from a block to what is fetched meanwhile, at least
-constexpr int64_t kRowsInCache = 1 << 13;  // bytes of an operand's rows in a tile, along: they are passed over thrice
-constexpr int kShortTile = 64;             // rows
-constexpr int64_t kFetchedRow = 1 << 13;   // bytes of a row that is passed over alone: the next one is too far away
+// Bytes of an operand's rows in a tile, along: they are passed over thrice. Of narrow registers more is computed a
+// byte, and a tile is worth some reads from L2.
+constexpr int64_t kRowsInCache = kVecBytes < 64 ? 1 << 14 : 1 << 13;
+constexpr int kShortTile = 64;            // rows
+constexpr int64_t kFetchedRow = 1 << 13;  // bytes of a row that is passed over alone: the next one is too far away
 
 FASTGRAD_INLINE int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
 
