@@ -1,6 +1,8 @@
 // The driver of the elementwise engine; see map.h.
 #include "map.h"
 
+#include <algorithm>
+
 #include "convert.h"
 #include "parallel.h"
 #include "sizes.h"
@@ -74,34 +76,58 @@ FASTGRAD_INLINE int64_t place_of_outputs(const MapArgs& a, const Position& at) {
   return place(0);
 }
 
+// Whether it is contiguous from run to run, or the same in each and short.
+bool is_flat(const MapArgs& a, const Operand& o) {
+  for (int d = 1; d < a.ndim; ++d)
+    if (o.strides[d] != o.strides[d - 1] * a.shape[d - 1]) return false;
+  return true;
+}
+bool is_cyclic(const MapArgs& a, const Operand& o) {
+  if (!o.data || a.ndim < 2 || a.shape[0] >= kLongRun) return false;
+  for (int d = 1; d < a.ndim; ++d)
+    if (o.strides[d] != 0) return false;
+  return true;
+}
+
 template <class T>
 void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, const void* formula) {
   constexpr int64_t kBlock = kBlockBytes / sizeof(T), kLineElements = kLine / sizeof(T);
-  alignas(64) T scratch[kMaxOperands][kBlock];
-  bool direct[kMaxOperands], all_direct = true, constant[kMaxOperands], streamed[kMaxOperands];
-  bool any_streamed = false, through = true;  // whether the formula's loop can stream all outputs
+  alignas(64) T scratch[kMaxOperands][kBlock + kLongRun];  // a block, which may begin anywhere in a cycle
+  bool direct[kMaxOperands], flat[kMaxOperands], constant[kMaxOperands], cyclic[kMaxOperands], streamed[kMaxOperands];
+  bool all_direct = true, any_streamed = false;
+  bool through = true;    // whether the formula's loop can stream all outputs
+  bool one_run = true;    // whether the whole range is one: no operand ends with a run
+  bool long_runs = true;  // whether runs may be longer than a block: what is not used in place is the same along one
   StreamWriter writer[kMaxOperands];
   for (int k = 0; k < a.operands; ++k) {
     const Operand& o = a.operand[k];
+    const bool output = k < a.outputs;
     constant[k] = !o.data;
     any_streamed |= streamed[k] = is_streamed(a, k);
-    all_direct &= direct[k] = is_direct<T>(o);
-    if (k < a.outputs) through &= streamed[k] && direct[k];
-    if (constant[k]) {
-      const T x = std::is_integral_v<T> ? T(o.immediate.integer) : T(o.immediate.real);
-      for (T& lane : scratch[k]) lane = x;
-    }
+    cyclic[k] = !output && is_cyclic(a, o);
+    all_direct &= direct[k] = is_direct<T>(o) && !cyclic[k];
+    flat[k] = direct[k] && is_flat(a, o);
+    one_run &= flat[k] || constant[k] || cyclic[k];
+    long_runs &= direct[k] || constant[k] || cyclic[k] || (!output && o.strides[0] == 0);
+    if (output) through &= streamed[k] && direct[k];
+    if (constant[k])
+      std::fill_n(scratch[k], smaller(end - begin, kBlock),
+                  std::is_integral_v<T> ? T(o.immediate.integer) : T(o.immediate.real));
+    if (cyclic[k])
+      for (int64_t done = 0; done < kBlock + a.shape[0] && done < end - begin + a.shape[0]; done += a.shape[0])
+        load_run<T>(o.dtype, scratch[k] + done, static_cast<const char*>(o.data), o.strides[0],
+                    smaller(a.shape[0], kBlock + kLongRun - done));
   }
   Position at(a, begin);
   for (int64_t i = begin; i < end;) {
-    const int64_t run = smaller(end - i, a.shape[0] - at.index[0]);
+    const int64_t run = one_run ? end - i : smaller(end - i, a.shape[0] - at.index[0]);
     // A long run is used in place where it can be; short runs are packed together into one block.
     const bool in_place = run >= kLongRun || i + run == end || (through && at.index[0] > 0);
     // Whole lines are streamed from registers, parts of lines, and what is converted, from a block.
     const int64_t place = through && in_place ? place_of_outputs(a, at) : -1;
     const bool streams = place == 0 && run >= kLineElements;
     int64_t n = smaller(in_place ? run : end - i, kBlock);
-    if (in_place && all_direct && (streams || !any_streamed)) n = run;
+    if (in_place && long_runs && (streams || !any_streamed)) n = run;
     if (streams)
       n -= n % kLineElements;
     else if (place > 0)
@@ -109,14 +135,23 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
     void* operand[kMaxOperands];
     for (int k = 0; k < a.operands; ++k) {
       const Operand& o = a.operand[k];
-      const bool there = in_place && direct[k] && streamed[k] <= streams;
-      operand[k] = there ? at.of(a, o) : static_cast<void*>(scratch[k]);
-      if (k >= a.outputs && !constant[k] && operand[k] == scratch[k])
-        for_runs(a, at, n, [&](int64_t done, const Position& p, int64_t length) {
+      const bool there = direct[k] && (in_place || flat[k]) && streamed[k] <= streams;
+      operand[k] = there ? at.of(a, o) : static_cast<void*>(scratch[k] + (cyclic[k] ? at.index[0] : 0));
+      if (k >= a.outputs && !there && !constant[k] && !cyclic[k])
+        for_runs(a, at, smaller(n, kBlock), [&](int64_t done, const Position& p, int64_t length) {
           load_run<T>(o.dtype, scratch[k] + done, p.of(a, o), o.strides[0], length);
         });
     }
-    block(operand, n, formula, streams);
+    const int64_t at_once = all_direct ? n : smaller(n, kBlock);
+    for (int64_t done = 0; done < n;) {
+      block(operand, smaller(at_once, n - done), formula, streams);
+      done += at_once;
+      for (int k = 0; k < a.operands; ++k)
+        if (cyclic[k])
+          operand[k] = scratch[k] + (at.index[0] + done) % a.shape[0];
+        else if (operand[k] != scratch[k])
+          operand[k] = static_cast<T*>(operand[k]) + at_once;
+    }
     for (int k = 0; k < a.outputs; ++k) {
       const Operand& o = a.operand[k];
       if (operand[k] == scratch[k])
@@ -127,11 +162,11 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
             store_run<T>(o.dtype, scratch[k] + done, p.of(a, o), o.strides[0], length);
         });
     }
-    for_runs(a, at, n, [&](int64_t, const Position& p, int64_t length) {
-      at = p;
-      at.advance(a, length);
-    });
     i += n;
+    if (n <= a.shape[0] - at.index[0])
+      at.advance(a, n);
+    else
+      at = Position(a, i);
   }
   if (any_streamed) stream_fence();
 }

@@ -48,13 +48,29 @@ void map_block(void* const* operand, int64_t n, const void* formula, bool stream
   const Formula f = *static_cast<const Formula*>(formula);
   constexpr int outputs = output_count<decltype(f(((void)I, V())...))>;
   const S* in[] = {static_cast<const S*>(operand[I + outputs])...};
+  void* out[outputs];  // a copy, or the compiler reads the addresses again after every store
+  for (int k = 0; k < outputs; ++k) out[k] = operand[k];
+  const bool in_place = ((out[0] == in[I]) || ...);
   int64_t i = 0;
   const auto registers = [&](auto halves, auto streams) __attribute__((always_inline)) {
     constexpr int64_t ahead = decltype(streams)::value && kStreamFetches ? kStreamAhead<Formula> : 0;
+    const auto at = [&](int64_t e)
+                        __attribute__((always_inline)) { return f(load_as<decltype(halves)::value, T>(in[I] + e)...); };
+    const auto put = [&](int64_t e, auto r) __attribute__((always_inline)) {
+      for_outputs<S>(out, e, r, [](auto v, S* to) { decltype(streams)::value ? stream_as(v, to) : store_as(v, to); });
+    };
+    // In place several registers are read before one is stored.
+    if constexpr (math::kBoundByMemory<Formula> && !decltype(streams)::value)
+      for (constexpr int kWays = 4; in_place && i + kWays * V::size <= n; i += kWays * V::size) {
+        decltype(at(0)) r[kWays];
+#pragma GCC unroll 4
+        for (int way = 0; way < kWays; ++way) r[way] = at(i + way * V::size);
+#pragma GCC unroll 4
+        for (int way = 0; way < kWays; ++way) put(i + way * V::size, r[way]);
+      }
     for (; i + V::size <= n; i += V::size) {
       if constexpr (ahead > 0) (__builtin_prefetch(reinterpret_cast<const char*>(in[I] + i) + ahead), ...);
-      for_outputs<S>(operand, i, f(load_as<decltype(halves)::value, T>(in[I] + i)...),
-                     [](auto v, S* to) { decltype(streams)::value ? stream_as(v, to) : store_as(v, to); });
+      put(i, at(i));
     }
   };
   const auto loop = [&](auto halves) __attribute__((always_inline)) {
@@ -67,8 +83,7 @@ void map_block(void* const* operand, int64_t n, const void* formula, bool stream
     loop(std::false_type());
   // The lanes past the end hold 1, which no formula traps on.
   if (i < n)
-    for_outputs<S>(operand, i, f(load_as<T>(in[I] + i, n - i, T(1))...),
-                   [&](auto v, S* to) { store_as(v, to, n - i); });
+    for_outputs<S>(out, i, f(load_as<T>(in[I] + i, n - i, T(1))...), [&](auto v, S* to) { store_as(v, to, n - i); });
 }
 
 template <class Formula>
