@@ -7,10 +7,16 @@ from typing import Any
 import torch
 
 from fastgrad.bench.arguments import count, one, strided, with_out
-from fastgrad.bench.case import CALL, NEW, PASSES, Case, both
+from fastgrad.bench.case import CALL, IN_PLACE, NEW, PASSES, Case, both
 
 # Arithmetic operations of the formula for each element, a division counted as one.
 LENGTHS = tuple((1 << k,) for k in range(6, 25, 2))
+WHY = {
+    "sigmoid": {"forward": "bound by arithmetic: an exponential and a division"},
+    "tanh": {"forward": "bound by arithmetic: an exponential and a division"},
+    "relu_": IN_PLACE,
+    "sigmoid_": IN_PLACE,
+}
 FLOPS = {"relu": 1, "sigmoid": 14, "tanh": 22}
 
 
@@ -22,6 +28,7 @@ def case(op: str, variant: str = "", **settings: Any) -> Case:
         "args": one(),
         "flops": lambda shape: FLOPS[name] * count(shape),
         "backward_flops": 4 / FLOPS[name],
+        "why": WHY.get(op, {}),
         **both(op),
     }
     return Case(op=op, variant=variant, **defaults | settings)

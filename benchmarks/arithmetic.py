@@ -8,10 +8,14 @@ import torch
 
 from fastgrad.bench.arguments import broadcast_columns, broadcast_rows, count, one, rand, strided, transposed, two
 from fastgrad.bench.arguments import with_out as into
-from fastgrad.bench.case import CALL, NEW, PASSES, Arguments, Case, Shape, both
+from fastgrad.bench.case import CALL, IN_PLACE, NEW, PASSES, Arguments, Case, Shape, both
 
 # Arithmetic operations of the formula for each element, where there is more than one.
 FLOPS = {"exp": 11, "log": 18, "pow": 45}
+WHY = {
+    "exp": {"forward": "bound by arithmetic: an exponential"},
+    "add": {"backward": "both hand the incoming gradient on"},
+}
 OUT = {"forward": {"E": 1.0}}
 LAYOUT = {"forward": {"T": 1.5}}
 
@@ -21,6 +25,7 @@ def case(op: str, variant: str = "", **settings: Any) -> Case:
     defaults: dict[str, Any] = {
         "shape": (4096, 4096),
         "flops": lambda shape: FLOPS.get(op, 1) * count(shape),
+        "why": IN_PLACE if op.endswith("_") else WHY.get(op, {}),
         **both(op),
     }
     return Case(op=op, variant=variant, **defaults | settings)

@@ -9,7 +9,7 @@ from torch.nn import functional as TF
 
 import fastgrad.functional as F
 from fastgrad.bench.arguments import count, rand
-from fastgrad.bench.case import CALL, PASSES, Arguments, Case, Shape, Targets, both
+from fastgrad.bench.case import CALL, PASSES, STORED, Arguments, Case, Shape, Targets, both
 
 # Beyond the logits one buffer, the gradient; a little is for what pieces of the work return.
 MEMORY = {"memory": 1.01}
@@ -33,6 +33,7 @@ def case(op: str, variant: str = "", total: Targets = MEMORY, **settings: Any) -
         "targets": {"forward+backward": total},
         "flops": lambda shape: 36 * count(shape),
         "backward_flops": 0.4,
+        "why": STORED,
         **both(op, TF),
     }
     return Case(op=op, variant=variant, **defaults | settings)
@@ -53,7 +54,7 @@ CASES = [
         {"E": 6.0, "C": 1.5},
         **OF_A_SIGMOID,
         quick=True,
-        why="three passes move 8 n s bytes; torch.compile makes two loops of them, which move 5",
+        why=dict.fromkeys(PASSES, "three passes move 8 n s bytes; torch.compile makes two loops of them, moving 5"),
     ),
     case(LOGITS, total={"E": 1.0, "T": 1.0, "C": 1.0, **MEMORY}, dtype=torch.bfloat16),
     case(

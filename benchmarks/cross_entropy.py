@@ -15,6 +15,10 @@ from fastgrad.bench.case import CALL, PASSES, Case, Shape, both
 MEMORY = {"memory": 1.25}
 TOTAL = {"forward+backward": {"E": 7.0, "T": 2.5, "C": 2.5, **MEMORY}}
 BOTH = ("forward+backward",)
+ARITHMETIC = "bound by arithmetic: a maximum, an exponential, a sum, a product and two stores"
+TRANSPOSED = "rows of 10 are transposed to registers, and their gradient back"
+KEPT = "8 bytes a row are kept for backward, and a row has 20"
+HALF = "bound by arithmetic, with two conversions besides, where torch is faster than in float32"
 
 
 def logits(shape: Shape, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,6 +38,7 @@ def case(op: str, shape: tuple[int, ...], variant: str = "", **settings: Any) ->
         "dim": 1,
         "targets": TOTAL,
         "flops": lambda s: 14 * count(s),
+        "why": {"forward+backward": TRANSPOSED if shape[1] == 10 else ARITHMETIC},
         **both(op, TF),
     }
     return Case(op=op, shape=shape, variant=variant, **defaults | settings)
@@ -57,14 +62,14 @@ CASES = [
             dtype=torch.bfloat16,
             passes=BOTH,
             quick=shape[1] == 1000,
-            why="8 bytes a row are kept for backward, and a row has 20" if shape[1] == 10 else "",
+            why={"forward+backward": KEPT if shape[1] == 10 else HALF},
         )
         for shape in SHAPES
     ),
     *(case("cross_entropy", shape, **SMOOTHED, passes=BOTH) for shape in SHAPES),
     case("cross_entropy", (16384, 64), passes=BOTH, targets={"forward+backward": {"E": 2.5, "T": 2.5, "C": 2.5}}),
     case("cross_entropy", (8192, 1000), "probabilities", args=probabilities, passes=BOTH, targets={}),
-    case("nll_loss", (8192, 1000), targets={}, flops=lambda s: s[0]),
+    case("nll_loss", (8192, 1000), targets={}, flops=lambda s: s[0], why={"forward": "one element of each page"}),
     # The overhead of a call, without and with a graph.
     case("cross_entropy", (64, 10), targets=CALL, compiled=False),
 ]

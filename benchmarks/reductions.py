@@ -16,6 +16,10 @@ INNER_EXTREME, OUTER_EXTREME = {"E": 4.0, "C": 3.0}, {"E": 15.0, "C": 3.0}
 HALF_MORE = {"E": 1.5, "T": 1.5, "C": 1.5}
 BACK = ("forward", "forward+backward")
 
+SEARCHED = {"forward": "a row is searched for the place once its extreme is known"}
+WAITS = dict.fromkeys(BACK, "reads at the machine's limit, as torch does")
+FEW_READS = {"forward": "the lanes of 16 rows are combined together, meanwhile fewer reads are on their way"}
+
 # Arithmetic operations for each element, where there is more than one.
 FLOPS = {"std": 4, "var": 4, "logsumexp": 13}
 
@@ -34,6 +38,7 @@ def case(op: str, dim: int | None, forward: Targets = ALL, **settings: Any) -> C
         "variant": {None: "", 0: "outer"}.get(dim, "inner"),
         "targets": {"forward": forward},
         "dim": dim or 0,
+        "why": SEARCHED if forward == INNER_EXTREME else WAITS if op in ("sum", "mean", "prod") else {},
         **calls,
     }
     return Case(op=op, **defaults | settings)
@@ -50,8 +55,8 @@ CASES = [
     case("sum", None, passes=BACK, quick=True, scaling=tuple((1 << k,) for k in range(6, 25, 2))),
     case("sum", 1, passes=BACK),
     case("sum", 0, TWICE, passes=BACK, quick=True),
-    case("sum", 1, **SHORT),
-    case("sum", 1, shape=(30000, 100), variant="short rows"),
+    case("sum", 1, **SHORT, why=FEW_READS),
+    case("sum", 1, shape=(30000, 100), variant="short rows", why=FEW_READS),
     case("sum", 0, shape=(10000, 16), variant="few columns"),
     case("sum", 1, shape=(32, 128, 128), variant="middle"),
     case("sum", None, dtype=torch.bfloat16),

@@ -7,7 +7,7 @@ from typing import Any
 from torch.nn import functional as TF
 
 from fastgrad.bench.arguments import count, two
-from fastgrad.bench.case import CALL, PASSES, Case, both
+from fastgrad.bench.case import CALL, PASSES, STORED, Case, both
 
 TARGETS = {
     "forward": {"E": 1.0, "T": 1.0, "C": 1.0},
@@ -25,6 +25,7 @@ def case(op: str, variant: str = "", **settings: Any) -> Case:
         "passes": PASSES,
         "loss": True,
         "targets": TARGETS,
+        "why": STORED,
         "flops": lambda shape: FLOPS[op] * count(shape),
         **both(op, TF),
     }

@@ -69,6 +69,7 @@ def case(op: str, shape: tuple[int, ...], model: Model, target: float, **setting
         compiled=False,
         reference=False,
         sizes=2,
+        why={"step": "most of a step is Python, the dispatcher and the optimizer, the same on both sides"},
         **settings,
     )
 

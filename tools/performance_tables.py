@@ -9,9 +9,11 @@ import argparse
 import json
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 from fastgrad.bench import report
+from fastgrad.bench.case import load
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools" / "gpu_check"))
@@ -28,10 +30,24 @@ def markdown(columns, rows, left=1):
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def key(family, op, variant, shape, dtype) -> tuple:
+    return family, op, variant, tuple(shape), dtype
+
+
+@cache
+def reasons() -> dict:
+    """Why a case is below its targets, as far as that is known today."""
+    return {key(c.family, c.op, c.variant, c.shape, c.dtype_name): c.why for c in load()}
+
+
 def read(path: Path) -> tuple:
     """The whole file, and the records that are rows of a table."""
     everything = json.loads(path.read_text())
-    return everything, [r for r in everything["results"] if not r["series"]]
+    records = [r for r in everything["results"] if not r["series"]]
+    for r in records:
+        known = reasons().get(key(r["family"], r["op"], r["variant"], r["shape"], r["dtype"]), {})
+        r["why"] = known.get(r["pass"], "")
+    return everything, records
 
 
 def model(cpu: str) -> tuple[str, set[str]]:

@@ -61,6 +61,9 @@ Targets = Mapping[str, float]
 _DEFAULT = {"E": 1.0, "T": 1.0, "C": 1.0}
 # Of an elementwise op into a new tensor, and of a call on few elements.
 NEW = {"E": 2.5, "T": 1.0, "C": 1.0, "limit": 0.9}
+# Why a pass may be below its targets.
+IN_PLACE = {"forward": "torch's, too, reads and writes each element once"}
+STORED = {"backward": "torch.compile's forward pass stores what this needs, and ours reads the arguments again"}
 CALL: Mapping[str, Targets] = {"forward": {"call": 0.8e-6}, "backward": {}, "forward+backward": {}}
 
 
@@ -96,7 +99,7 @@ class Case:
     dim: int = 0  # along which the op works
     quick: bool = False  # also in --quick
     scaling: tuple[Shape, ...] = ()  # shapes for the plot of scaling with size; without any, in no scaling plot
-    why: str = ""  # it is below its targets, where that is known
+    why: Mapping[str, str] = field(default_factory=dict)  # a pass is below its targets, where that is known
     family: str = ""
     index: int = -1  # in its family's list: how a worker process finds it again
     chosen: bool = False  # shape or dtype are the user's, and the targets therefore not meant

@@ -131,7 +131,7 @@ class Runner:
             "memory": memory,
             "error": errors,
             "targets": dict(case.targets_of(which)),
-            "why": case.why,
+            "why": case.why.get(which, ""),
         }
         record["below"] = below(record)
         return record
