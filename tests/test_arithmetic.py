@@ -375,6 +375,32 @@ def test_broadcasting(shape: list[int], ones_a: list[bool], ones_b: list[bool], 
     same(F.ge(b, a), torch.ge(b, a), (a.shape, b.shape))
 
 
+@pytest.mark.parametrize("columns", [1, 2, 7, 10, 64, 100, 255, 256, 300, 2049])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.int8], ids=str)
+def test_what_many_rows_share(columns: int, dtype: torch.dtype) -> None:
+    """A row, a column and a number against rows short and long, contiguous and not, whole and in place."""
+    rows = small(min(1501, 100_000 // columns), 17)
+    x, wider = rand((rows, columns), dtype), rand((rows, 2 * columns), dtype)[:, ::2]
+    shared = [rand(shape, d) for shape in ((columns,), (rows, 1), ()) for d in (dtype, torch.int16)]
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            for y in shared:
+                for a in (x, wider, x[:, : columns - 1], x[1:]):
+                    b = y[: a.shape[1]] if y.dim() == 1 else y[-len(a) :] if y.dim() == 2 else y
+                    same(F.mul(a, b), torch.mul(a, b), (a.shape, b.shape, b.dtype))
+                    same(F.sub(b, a), torch.sub(b, a), (a.shape, b.shape, b.dtype))
+            out = x.clone()
+            F.mul(out, shared[0], out=out)
+            same(out, torch.mul(x, shared[0]))
+            planes = rand((5, 3, columns), dtype)
+            same(F.mul(planes, shared[0]), torch.mul(planes, shared[0]))
+            same(F.mul(planes, planes[:, :1]), torch.mul(planes, planes[:, :1]))
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_bad_arguments() -> None:
     x = torch.ones(3)
     with pytest.raises(RuntimeError, match=r"size of tensor a \(3\) must match the size of tensor b \(4\)"):

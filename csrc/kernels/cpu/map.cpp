@@ -1,4 +1,5 @@
-// The driver of the elementwise engine; see map.h.
+// The driver of the elementwise engine; see map.h. What is the same along a run, or in every short run, is gathered
+// once.
 #include "map.h"
 
 #include <algorithm>
