@@ -258,3 +258,12 @@ def check_reproducible(f: Callable[[], Any]) -> None:
         torch.set_num_threads(threads)
     for other in results[1:]:
         _same(results[0], other)
+
+
+def same(ours: torch.Tensor, theirs: torch.Tensor, what: object = "") -> None:
+    assert ours.dtype == theirs.dtype and ours.shape == theirs.shape, (what, ours.dtype, theirs.dtype)
+    assert ours.stride() == theirs.stride(), (what, ours.stride(), theirs.stride())
+    if ours.is_floating_point():
+        assert torch.equal(ours.isnan(), theirs.isnan()), (what, ours, theirs)
+        ours, theirs = ours.nan_to_num(0.5), theirs.nan_to_num(0.5)
+    assert torch.equal(ours, theirs), (what, ours, theirs)

@@ -15,6 +15,7 @@ namespace {
 
 constexpr int64_t kBlockBytes = 2048;  // of an operand gathered at a time, or a result streamed: a few fit L1
 constexpr int64_t kLongRun = 256;      // elements worth a call of the formula
+constexpr int64_t kMovedRun = 32;      // the same, if only places move from run to run
 constexpr int64_t kGrain = 32768;      // elements worth a thread
 // A tile, where an operand is contiguous along dimension 1: a cache line of it is read once, whole.
 constexpr int64_t kTileColumns = 128, kTileRows = 16;
@@ -95,27 +96,37 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
   constexpr int64_t kBlock = kBlockBytes / sizeof(T), kLineElements = kLine / sizeof(T);
   alignas(64) T scratch[kMaxOperands][kBlock + kLongRun];  // a block, which may begin anywhere in a cycle
   bool direct[kMaxOperands], flat[kMaxOperands], constant[kMaxOperands], cyclic[kMaxOperands], streamed[kMaxOperands];
+  bool one_run = true;  // whether the whole range is one: no operand ends with a run
+  for (int k = 0; k < a.operands; ++k) {
+    const Operand& o = a.operand[k];
+    constant[k] = !o.data;
+    streamed[k] = is_streamed(a, k);
+    cyclic[k] = k >= a.outputs && is_cyclic(a, o);
+    direct[k] = is_direct<T>(o);
+    flat[k] = direct[k] && is_flat(a, o);
+    one_run &= flat[k] || constant[k] || cyclic[k];
+  }
   bool all_direct = true, any_streamed = false;
-  bool through = true;    // whether the formula's loop can stream all outputs
-  bool one_run = true;    // whether the whole range is one: no operand ends with a run
-  bool long_runs = true;  // whether runs may be longer than a block: what is not used in place is the same along one
+  bool through = true;      // whether the formula's loop can stream all outputs
+  bool long_runs = true;    // whether runs may be longer than a block: what is not used in place is the same along one
+  bool moves = a.ndim > 1;  // whether a run differs from the one before in nothing but where it is, and in numbers
   StreamWriter writer[kMaxOperands];
   for (int k = 0; k < a.operands; ++k) {
     const Operand& o = a.operand[k];
-    const bool output = k < a.outputs;
-    constant[k] = !o.data;
-    any_streamed |= streamed[k] = is_streamed(a, k);
-    cyclic[k] = !output && is_cyclic(a, o);
-    all_direct &= direct[k] = is_direct<T>(o) && !cyclic[k];
-    flat[k] = direct[k] && is_flat(a, o);
-    one_run &= flat[k] || constant[k] || cyclic[k];
-    long_runs &= direct[k] || constant[k] || cyclic[k] || (!output && o.strides[0] == 0);
-    if (output) through &= streamed[k] && direct[k];
+    cyclic[k] &= one_run;
+    direct[k] &= !cyclic[k];
+    const bool fixed = constant[k] || (k >= a.outputs && o.strides[0] == 0);
+    all_direct &= direct[k];
+    any_streamed |= streamed[k];
+    long_runs &= direct[k] || cyclic[k] || fixed;
+    moves &= direct[k] || constant[k] || (fixed && o.dtype == dtype_of<T>);
+    moves &= !streamed[k] || o.strides[1] % kLine == 0;
+    if (k < a.outputs) through &= streamed[k] && direct[k];
     if (constant[k])
       std::fill_n(scratch[k], smaller(end - begin, kBlock),
                   std::is_integral_v<T> ? T(o.immediate.integer) : T(o.immediate.real));
     if (cyclic[k])
-      for (int64_t done = 0; done < kBlock + a.shape[0] && done < end - begin + a.shape[0]; done += a.shape[0])
+      for (int64_t done = 0; done < smaller(end - begin, kBlock) + a.shape[0]; done += a.shape[0])
         load_run<T>(o.dtype, scratch[k] + done, static_cast<const char*>(o.data), o.strides[0],
                     smaller(a.shape[0], kBlock + kLongRun - done));
   }
@@ -123,7 +134,8 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
   for (int64_t i = begin; i < end;) {
     const int64_t run = one_run ? end - i : smaller(end - i, a.shape[0] - at.index[0]);
     // A long run is used in place where it can be; short runs are packed together into one block.
-    const bool in_place = run >= kLongRun || i + run == end || (through && at.index[0] > 0);
+    const bool in_place = run >= kLongRun || (moves && !any_streamed && run >= kMovedRun) || i + run == end ||
+                          (through && at.index[0] > 0);
     // Whole lines are streamed from registers, parts of lines, and what is converted, from a block.
     const int64_t place = through && in_place ? place_of_outputs(a, at) : -1;
     const bool streams = place == 0 && run >= kLineElements;
@@ -134,16 +146,32 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
     else if (place > 0)
       n = smaller(n, kLineElements - place / int64_t(sizeof(T)));
     void* operand[kMaxOperands];
+    char* first[kMaxOperands];  // of an operand in memory
     for (int k = 0; k < a.operands; ++k) {
       const Operand& o = a.operand[k];
+      first[k] = constant[k] ? nullptr : at.of(a, o);
       const bool there = direct[k] && (in_place || flat[k]) && streamed[k] <= streams;
-      operand[k] = there ? at.of(a, o) : static_cast<void*>(scratch[k] + (cyclic[k] ? at.index[0] : 0));
+      operand[k] = there ? first[k] : static_cast<void*>(scratch[k] + (cyclic[k] ? at.index[0] : 0));
       if (k >= a.outputs && !there && !constant[k] && !cyclic[k])
         for_runs(a, at, smaller(n, kBlock), [&](int64_t done, const Position& p, int64_t length) {
           load_run<T>(o.dtype, scratch[k] + done, p.of(a, o), o.strides[0], length);
         });
     }
     const int64_t at_once = all_direct ? n : smaller(n, kBlock);
+    int64_t runs = 1;
+    if (moves && in_place && n == a.shape[0] && at_once == n && streams == any_streamed && !one_run)
+      runs = smaller((end - i) / n, a.shape[1] - at.index[1]);
+    for (int64_t r = 1; r < runs; ++r) {
+      block(operand, n, formula, streams);
+      for (int k = 0; k < a.operands; ++k) {
+        if (constant[k]) continue;
+        first[k] += a.operand[k].strides[1];
+        if (direct[k])
+          operand[k] = first[k];
+        else
+          std::fill_n(scratch[k], n, *reinterpret_cast<const T*>(first[k]));
+      }
+    }
     for (int64_t done = 0; done < n;) {
       block(operand, smaller(at_once, n - done), formula, streams);
       done += at_once;
@@ -163,8 +191,8 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
             store_run<T>(o.dtype, scratch[k] + done, p.of(a, o), o.strides[0], length);
         });
     }
-    i += n;
-    if (n <= a.shape[0] - at.index[0])
+    i += n * runs;
+    if (runs == 1 && n <= a.shape[0] - at.index[0])
       at.advance(a, n);
     else
       at = Position(a, i);
