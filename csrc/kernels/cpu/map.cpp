@@ -91,56 +91,68 @@ bool is_cyclic(const MapArgs& a, const Operand& o) {
   return true;
 }
 
+// How a range reaches its operands: in place, or by a block in L1.
+template <class T>
+struct Reach {
+  static constexpr int64_t kBlock = kBlockBytes / sizeof(T);
+  // Used in place along a run (direct), and across runs (flat); a number (constant); what all runs share, gathered once
+  // (cyclic); an output that goes past the cache (streamed).
+  bool direct[kMaxOperands], flat[kMaxOperands], constant[kMaxOperands], cyclic[kMaxOperands], streamed[kMaxOperands];
+  bool all_direct = true, any_streamed = false;
+  bool one_run = true;    // whether the whole range is one: no operand ends with a run
+  bool long_runs = true;  // whether runs may be longer than a block: what is not used in place is the same along one
+  bool through = true;    // whether the formula's loop can stream all outputs
+  bool moves;             // whether a run differs from the one before in nothing but where it is, and in numbers
+  alignas(64) T scratch[kMaxOperands][kBlock + kLongRun];  // a block, which may begin anywhere in a cycle
+
+  Reach(const MapArgs& a, int64_t count) : moves(a.ndim > 1) {
+    for (int k = 0; k < a.operands; ++k) {
+      const Operand& o = a.operand[k];
+      constant[k] = !o.data;
+      streamed[k] = is_streamed(a, k);
+      cyclic[k] = k >= a.outputs && is_cyclic(a, o);
+      direct[k] = is_direct<T>(o);
+      flat[k] = direct[k] && is_flat(a, o);
+      one_run &= flat[k] || constant[k] || cyclic[k];
+    }
+    for (int k = 0; k < a.operands; ++k) {
+      const Operand& o = a.operand[k];
+      cyclic[k] &= one_run;
+      direct[k] &= !cyclic[k];
+      const bool fixed = constant[k] || (k >= a.outputs && o.strides[0] == 0);
+      all_direct &= direct[k];
+      any_streamed |= streamed[k];
+      long_runs &= direct[k] || cyclic[k] || fixed;
+      moves &= direct[k] || constant[k] || (fixed && o.dtype == dtype_of<T>);
+      moves &= !streamed[k] || o.strides[1] % kLine == 0;
+      if (k < a.outputs) through &= streamed[k] && direct[k];
+      if (constant[k])
+        std::fill_n(scratch[k], smaller(count, kBlock),
+                    std::is_integral_v<T> ? T(o.immediate.integer) : T(o.immediate.real));
+      if (cyclic[k])
+        for (int64_t done = 0; done < smaller(count, kBlock) + a.shape[0]; done += a.shape[0])
+          load_run<T>(o.dtype, scratch[k] + done, static_cast<const char*>(o.data), o.strides[0],
+                      smaller(a.shape[0], kBlock + kLongRun - done));
+    }
+  }
+};
+
 template <class T>
 void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, const void* formula) {
-  constexpr int64_t kBlock = kBlockBytes / sizeof(T), kLineElements = kLine / sizeof(T);
-  alignas(64) T scratch[kMaxOperands][kBlock + kLongRun];  // a block, which may begin anywhere in a cycle
-  bool direct[kMaxOperands], flat[kMaxOperands], constant[kMaxOperands], cyclic[kMaxOperands], streamed[kMaxOperands];
-  bool one_run = true;  // whether the whole range is one: no operand ends with a run
-  for (int k = 0; k < a.operands; ++k) {
-    const Operand& o = a.operand[k];
-    constant[k] = !o.data;
-    streamed[k] = is_streamed(a, k);
-    cyclic[k] = k >= a.outputs && is_cyclic(a, o);
-    direct[k] = is_direct<T>(o);
-    flat[k] = direct[k] && is_flat(a, o);
-    one_run &= flat[k] || constant[k] || cyclic[k];
-  }
-  bool all_direct = true, any_streamed = false;
-  bool through = true;      // whether the formula's loop can stream all outputs
-  bool long_runs = true;    // whether runs may be longer than a block: what is not used in place is the same along one
-  bool moves = a.ndim > 1;  // whether a run differs from the one before in nothing but where it is, and in numbers
+  constexpr int64_t kBlock = Reach<T>::kBlock, kLineElements = kLine / sizeof(T);
+  Reach<T> reach(a, end - begin);
   StreamWriter writer[kMaxOperands];
-  for (int k = 0; k < a.operands; ++k) {
-    const Operand& o = a.operand[k];
-    cyclic[k] &= one_run;
-    direct[k] &= !cyclic[k];
-    const bool fixed = constant[k] || (k >= a.outputs && o.strides[0] == 0);
-    all_direct &= direct[k];
-    any_streamed |= streamed[k];
-    long_runs &= direct[k] || cyclic[k] || fixed;
-    moves &= direct[k] || constant[k] || (fixed && o.dtype == dtype_of<T>);
-    moves &= !streamed[k] || o.strides[1] % kLine == 0;
-    if (k < a.outputs) through &= streamed[k] && direct[k];
-    if (constant[k])
-      std::fill_n(scratch[k], smaller(end - begin, kBlock),
-                  std::is_integral_v<T> ? T(o.immediate.integer) : T(o.immediate.real));
-    if (cyclic[k])
-      for (int64_t done = 0; done < smaller(end - begin, kBlock) + a.shape[0]; done += a.shape[0])
-        load_run<T>(o.dtype, scratch[k] + done, static_cast<const char*>(o.data), o.strides[0],
-                    smaller(a.shape[0], kBlock + kLongRun - done));
-  }
   Position at(a, begin);
   for (int64_t i = begin; i < end;) {
-    const int64_t run = one_run ? end - i : smaller(end - i, a.shape[0] - at.index[0]);
+    const int64_t run = reach.one_run ? end - i : smaller(end - i, a.shape[0] - at.index[0]);
     // A long run is used in place where it can be; short runs are packed together into one block.
-    const bool in_place = run >= kLongRun || (moves && !any_streamed && run >= kMovedRun) || i + run == end ||
-                          (through && at.index[0] > 0);
+    const bool in_place = run >= kLongRun || (reach.moves && !reach.any_streamed && run >= kMovedRun) ||
+                          i + run == end || (reach.through && at.index[0] > 0);
     // Whole lines are streamed from registers, parts of lines, and what is converted, from a block.
-    const int64_t place = through && in_place ? place_of_outputs(a, at) : -1;
+    const int64_t place = reach.through && in_place ? place_of_outputs(a, at) : -1;
     const bool streams = place == 0 && run >= kLineElements;
     int64_t n = smaller(in_place ? run : end - i, kBlock);
-    if (in_place && long_runs && (streams || !any_streamed)) n = run;
+    if (in_place && reach.long_runs && (streams || !reach.any_streamed)) n = run;
     if (streams)
       n -= n % kLineElements;
     else if (place > 0)
@@ -149,46 +161,47 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
     char* first[kMaxOperands];  // of an operand in memory
     for (int k = 0; k < a.operands; ++k) {
       const Operand& o = a.operand[k];
-      first[k] = constant[k] ? nullptr : at.of(a, o);
-      const bool there = direct[k] && (in_place || flat[k]) && streamed[k] <= streams;
-      operand[k] = there ? first[k] : static_cast<void*>(scratch[k] + (cyclic[k] ? at.index[0] : 0));
-      if (k >= a.outputs && !there && !constant[k] && !cyclic[k])
+      first[k] = reach.constant[k] ? nullptr : at.of(a, o);
+      const bool there = reach.direct[k] && (in_place || reach.flat[k]) && reach.streamed[k] <= streams;
+      operand[k] = there ? first[k] : static_cast<void*>(reach.scratch[k] + (reach.cyclic[k] ? at.index[0] : 0));
+      if (k >= a.outputs && !there && !reach.constant[k] && !reach.cyclic[k])
         for_runs(a, at, smaller(n, kBlock), [&](int64_t done, const Position& p, int64_t length) {
-          load_run<T>(o.dtype, scratch[k] + done, p.of(a, o), o.strides[0], length);
+          load_run<T>(o.dtype, reach.scratch[k] + done, p.of(a, o), o.strides[0], length);
         });
     }
-    const int64_t at_once = all_direct ? n : smaller(n, kBlock);
-    int64_t runs = 1;
-    if (moves && in_place && n == a.shape[0] && at_once == n && streams == any_streamed && !one_run)
+    // What is the same along a run is there a block at a time.
+    const int64_t at_once = reach.all_direct ? n : smaller(n, kBlock);
+    int64_t runs = 1;  // alike; all but the last are done at once
+    if (reach.moves && in_place && n == a.shape[0] && at_once == n && streams == reach.any_streamed && !reach.one_run)
       runs = smaller((end - i) / n, a.shape[1] - at.index[1]);
     for (int64_t r = 1; r < runs; ++r) {
       block(operand, n, formula, streams);
       for (int k = 0; k < a.operands; ++k) {
-        if (constant[k]) continue;
+        if (reach.constant[k]) continue;
         first[k] += a.operand[k].strides[1];
-        if (direct[k])
+        if (reach.direct[k])
           operand[k] = first[k];
         else
-          std::fill_n(scratch[k], n, *reinterpret_cast<const T*>(first[k]));
+          std::fill_n(reach.scratch[k], n, *reinterpret_cast<const T*>(first[k]));
       }
     }
     for (int64_t done = 0; done < n;) {
       block(operand, smaller(at_once, n - done), formula, streams);
       done += at_once;
       for (int k = 0; k < a.operands; ++k)
-        if (cyclic[k])
-          operand[k] = scratch[k] + (at.index[0] + done) % a.shape[0];
-        else if (operand[k] != scratch[k])
+        if (reach.cyclic[k])
+          operand[k] = reach.scratch[k] + (at.index[0] + done) % a.shape[0];
+        else if (operand[k] != reach.scratch[k])
           operand[k] = static_cast<T*>(operand[k]) + at_once;
     }
     for (int k = 0; k < a.outputs; ++k) {
       const Operand& o = a.operand[k];
-      if (operand[k] == scratch[k])
+      if (operand[k] == reach.scratch[k])
         for_runs(a, at, n, [&](int64_t done, const Position& p, int64_t length) {
-          if (streamed[k])
-            stream_run<T>(o.dtype, scratch[k] + done, p.of(a, o), length, writer[k]);
+          if (reach.streamed[k])
+            stream_run<T>(o.dtype, reach.scratch[k] + done, p.of(a, o), length, writer[k]);
           else
-            store_run<T>(o.dtype, scratch[k] + done, p.of(a, o), o.strides[0], length);
+            store_run<T>(o.dtype, reach.scratch[k] + done, p.of(a, o), o.strides[0], length);
         });
     }
     i += n * runs;
@@ -197,7 +210,7 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
     else
       at = Position(a, i);
   }
-  if (any_streamed) stream_fence();
+  if (reach.any_streamed) stream_fence();
 }
 
 // Whether an operand lies transposed to dimension 0, so that reading along it would touch a line an element.
