@@ -38,7 +38,7 @@ def case(op: str, dim: int | None, forward: Targets = ALL, **settings: Any) -> C
         "variant": {None: "", 0: "outer"}.get(dim, "inner"),
         "targets": {"forward": forward},
         "dim": dim or 0,
-        "why": SEARCHED if forward == INNER_EXTREME else WAITS if op in ("sum", "mean", "prod") else {},
+        "why": SEARCHED if forward == INNER_EXTREME else WAITS if dim != 0 and op in ("sum", "mean", "prod") else {},
         **calls,
     }
     return Case(op=op, **defaults | settings)
