@@ -9,7 +9,6 @@ import torch
 from fastgrad.bench.arguments import count, one, strided, with_out
 from fastgrad.bench.case import CALL, IN_PLACE, NEW, PASSES, Case, both
 
-# Arithmetic operations of the formula for each element, a division counted as one.
 LENGTHS = tuple((1 << k,) for k in range(6, 25, 2))
 WHY = {
     "sigmoid": {"forward": "bound by arithmetic: an exponential and a division"},
@@ -17,6 +16,7 @@ WHY = {
     "relu_": IN_PLACE,
     "sigmoid_": IN_PLACE,
 }
+# Arithmetic operations of the formula for each element, a division counted as one.
 FLOPS = {"relu": 1, "sigmoid": 14, "tanh": 22}
 
 

@@ -24,8 +24,10 @@ def reason(shape: Shape, dtype: torch.dtype, activated: bool = False) -> str:
         return "oneDNN multiplies pairs likewise"
     if activated:
         return "one pass over the result is saved, 2 to 4% of the product"
+    if min(shape) == 1:
+        return ""
     if min(shape) < 64:
-        return "registers are partly empty, and each step has few multiply-adds to a load" if min(shape) > 1 else ""
+        return "registers are partly empty, and each step has few multiply-adds to a load"
     return "packing, and the first touch of the result, take 7 to 12% of the time, and more of small ones"
 
 

@@ -30,14 +30,10 @@ def markdown(columns, rows, left=1):
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def key(family, op, variant, shape, dtype) -> tuple:
-    return family, op, variant, tuple(shape), dtype
-
-
 @cache
 def reasons() -> dict:
     """Why a case is below its targets, as far as that is known today."""
-    return {key(c.family, c.op, c.variant, c.shape, c.dtype_name): c.why for c in load()}
+    return {(c.family, c.op, c.variant, c.shape, c.dtype_name): c.why for c in load()}
 
 
 def read(path: Path) -> tuple:
@@ -45,7 +41,7 @@ def read(path: Path) -> tuple:
     everything = json.loads(path.read_text())
     records = [r for r in everything["results"] if not r["series"]]
     for r in records:
-        known = reasons().get(key(r["family"], r["op"], r["variant"], r["shape"], r["dtype"]), {})
+        known = reasons().get((r["family"], r["op"], r["variant"], tuple(r["shape"]), r["dtype"]), {})
         r["why"] = known.get(r["pass"], "")
     return everything, records
 

@@ -105,7 +105,7 @@ struct Reach {
   bool moves;             // whether a run differs from the one before in nothing but where it is, and in numbers
   alignas(64) T scratch[kMaxOperands][kBlock + kLongRun];  // a block, which may begin anywhere in a cycle
 
-  Reach(const MapArgs& a, int64_t count) : moves(a.ndim > 1) {
+  Reach(const MapArgs& a, int64_t count) {
     for (int k = 0; k < a.operands; ++k) {
       const Operand& o = a.operand[k];
       constant[k] = !o.data;
@@ -115,6 +115,7 @@ struct Reach {
       flat[k] = direct[k] && is_flat(a, o);
       one_run &= flat[k] || constant[k] || cyclic[k];
     }
+    moves = a.ndim > 1 && !one_run;
     for (int k = 0; k < a.operands; ++k) {
       const Operand& o = a.operand[k];
       cyclic[k] &= one_run;
@@ -172,7 +173,7 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
     // What is the same along a run is there a block at a time.
     const int64_t at_once = reach.all_direct ? n : smaller(n, kBlock);
     int64_t runs = 1;  // alike; all but the last are done at once
-    if (reach.moves && in_place && n == a.shape[0] && at_once == n && streams == reach.any_streamed && !reach.one_run)
+    if (reach.moves && in_place && n == a.shape[0] && at_once == n && streams == reach.any_streamed)
       runs = smaller((end - i) / n, a.shape[1] - at.index[1]);
     for (int64_t r = 1; r < runs; ++r) {
       block(operand, n, formula, streams);
