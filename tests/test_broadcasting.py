@@ -45,9 +45,14 @@ def test_what_many_rows_share(columns: int, dtype: torch.dtype) -> None:
                     b = y[: a.shape[1]] if y.dim() == 1 else y[-len(a) :] if y.dim() == 2 else y
                     same(F.mul(a, b), torch.mul(a, b), (a.shape, b.shape, b.dtype))
                     same(F.sub(b, a), torch.sub(b, a), (a.shape, b.shape, b.dtype))
-            out = x.clone()
-            F.mul(out, shared[0], out=out)
-            same(out, torch.mul(x, shared[0]))
+            row, column, number = shared[::2]
+            for y in (row, column, number, wider[:, -1:]):
+                out = x.clone()
+                F.mul(out, y, out=out)
+                same(out, torch.mul(x, y))
+            same(F.mul(column, row), torch.mul(column, row))
+            same(F.sub(column.t(), x.t()), torch.sub(column.t(), x.t()))
+            same(F.mul(x.t(), 3), torch.mul(x.t(), 3))
             planes = rand((5, 3, columns), dtype)
             same(F.mul(planes, shared[0]), torch.mul(planes, shared[0]))
             same(F.mul(planes, planes[:, :1]), torch.mul(planes, planes[:, :1]))

@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kBlockBytes = 2048;  // of an operand gathered at a time, or a result streamed: a few fit L1
 constexpr int64_t kLongRun = 256;      // elements worth a call of the formula
-constexpr int64_t kMovedRun = 32;      // the same, if only places move from run to run
+constexpr int64_t kMovedRun = 8;       // the same, if only places move from run to run
 constexpr int64_t kGrain = 32768;      // elements worth a thread
 // A tile, where an operand is contiguous along dimension 1: a cache line of it is read once, whole.
 constexpr int64_t kTileColumns = 128, kTileRows = 16;
@@ -91,24 +91,32 @@ bool is_cyclic(const MapArgs& a, const Operand& o) {
   return true;
 }
 
+template <class T>
+FASTGRAD_INLINE T number_of(const Operand& o) {
+  return std::is_integral_v<T> ? T(o.immediate.integer) : T(o.immediate.real);
+}
+
 // How a range reaches its operands: in place, or by a block in L1.
 template <class T>
 struct Reach {
   static constexpr int64_t kBlock = kBlockBytes / sizeof(T);
-  // Used in place along a run (direct), and across runs (flat); a number (constant); what all runs share, gathered once
-  // (cyclic); an output that goes past the cache (streamed).
-  bool direct[kMaxOperands], flat[kMaxOperands], constant[kMaxOperands], cyclic[kMaxOperands], streamed[kMaxOperands];
-  bool all_direct = true, any_streamed = false;
-  bool one_run = true;    // whether the whole range is one: no operand ends with a run
-  bool long_runs = true;  // whether runs may be longer than a block: what is not used in place is the same along one
-  bool through = true;    // whether the formula's loop can stream all outputs
-  bool moves;             // whether a run differs from the one before in nothing but where it is, and in numbers
+  // Used in place along a run (direct), and across runs (flat); a number (constant); the same all along a run (fixed);
+  // what all runs share, gathered once (cyclic); an output that goes past the cache (streamed).
+  bool direct[kMaxOperands], flat[kMaxOperands], constant[kMaxOperands], fixed[kMaxOperands], cyclic[kMaxOperands],
+      streamed[kMaxOperands];
+  bool any_cyclic = false, any_streamed = false;
+  bool one_run = true;     // whether the whole range is one: no operand ends with a run
+  bool long_runs = true;   // whether runs may be longer than a block: none is gathered element by element
+  bool through = true;     // whether the formula's loop can stream all outputs
+  bool moves;              // whether a run differs from the one before in nothing but where it is, and in numbers
+  unsigned constants = 0;  // the set of them
   alignas(64) T scratch[kMaxOperands][kBlock + kLongRun];  // a block, which may begin anywhere in a cycle
 
   Reach(const MapArgs& a, int64_t count) {
     for (int k = 0; k < a.operands; ++k) {
       const Operand& o = a.operand[k];
       constant[k] = !o.data;
+      fixed[k] = k >= a.outputs && !constant[k] && o.strides[0] == 0;
       streamed[k] = is_streamed(a, k);
       cyclic[k] = k >= a.outputs && is_cyclic(a, o);
       direct[k] = is_direct<T>(o);
@@ -120,16 +128,16 @@ struct Reach {
       const Operand& o = a.operand[k];
       cyclic[k] &= one_run;
       direct[k] &= !cyclic[k];
-      const bool fixed = constant[k] || (k >= a.outputs && o.strides[0] == 0);
-      all_direct &= direct[k];
+      any_cyclic |= cyclic[k];
       any_streamed |= streamed[k];
-      long_runs &= direct[k] || cyclic[k] || fixed;
-      moves &= direct[k] || constant[k] || (fixed && o.dtype == dtype_of<T>);
+      long_runs &= direct[k] || cyclic[k] || constant[k] || fixed[k];
+      moves &= direct[k] || constant[k] || (fixed[k] && o.dtype == dtype_of<T>);
       moves &= !streamed[k] || o.strides[1] % kLine == 0;
       if (k < a.outputs) through &= streamed[k] && direct[k];
-      if (constant[k])
-        std::fill_n(scratch[k], smaller(count, kBlock),
-                    std::is_integral_v<T> ? T(o.immediate.integer) : T(o.immediate.real));
+      if (constant[k]) {
+        constants |= 1u << k;
+        scratch[k][0] = number_of<T>(o);
+      }
       if (cyclic[k])
         for (int64_t done = 0; done < smaller(count, kBlock) + a.shape[0]; done += a.shape[0])
           load_run<T>(o.dtype, scratch[k] + done, static_cast<const char*>(o.data), o.strides[0],
@@ -158,46 +166,41 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
       n -= n % kLineElements;
     else if (place > 0)
       n = smaller(n, kLineElements - place / int64_t(sizeof(T)));
-    void* operand[kMaxOperands];
-    char* first[kMaxOperands];  // of an operand in memory
+    int64_t runs = 1;
+    if (reach.moves && in_place && n == a.shape[0] && streams == reach.any_streamed)
+      runs = smaller((end - i) / n, a.shape[1] - at.index[1]);
+    MapRuns m{{}, {}, reach.constants, streams, n, runs};
     for (int k = 0; k < a.operands; ++k) {
       const Operand& o = a.operand[k];
-      first[k] = reach.constant[k] ? nullptr : at.of(a, o);
-      const bool there = reach.direct[k] && (in_place || reach.flat[k]) && reach.streamed[k] <= streams;
-      operand[k] = there ? first[k] : static_cast<void*>(reach.scratch[k] + (reach.cyclic[k] ? at.index[0] : 0));
-      if (k >= a.outputs && !there && !reach.constant[k] && !reach.cyclic[k])
-        for_runs(a, at, smaller(n, kBlock), [&](int64_t done, const Position& p, int64_t length) {
+      m.operand[k] = reach.scratch[k] + (reach.cyclic[k] ? at.index[0] : 0);
+      m.stride[k] = 0;
+      if (reach.constant[k] || reach.cyclic[k]) continue;
+      const bool held = reach.fixed[k] && in_place;
+      m.held |= unsigned(held) << k;
+      if ((reach.direct[k] && (in_place || reach.flat[k]) && reach.streamed[k] <= streams) ||
+          (held && o.dtype == dtype_of<T>)) {
+        m.operand[k] = at.of(a, o);
+        if (runs > 1) m.stride[k] = o.strides[1];
+      } else if (k >= a.outputs) {
+        for_runs(a, at, held ? 1 : n, [&](int64_t done, const Position& p, int64_t length) {
           load_run<T>(o.dtype, reach.scratch[k] + done, p.of(a, o), o.strides[0], length);
         });
-    }
-    // What is the same along a run is there a block at a time.
-    const int64_t at_once = reach.all_direct ? n : smaller(n, kBlock);
-    int64_t runs = 1;  // alike; all but the last are done at once
-    if (reach.moves && in_place && n == a.shape[0] && at_once == n && streams == reach.any_streamed)
-      runs = smaller((end - i) / n, a.shape[1] - at.index[1]);
-    for (int64_t r = 1; r < runs; ++r) {
-      block(operand, n, formula, streams);
-      for (int k = 0; k < a.operands; ++k) {
-        if (reach.constant[k]) continue;
-        first[k] += a.operand[k].strides[1];
-        if (reach.direct[k])
-          operand[k] = first[k];
-        else
-          std::fill_n(reach.scratch[k], n, *reinterpret_cast<const T*>(first[k]));
       }
     }
-    for (int64_t done = 0; done < n;) {
-      block(operand, smaller(at_once, n - done), formula, streams);
-      done += at_once;
+    if (reach.any_cyclic) m.n = smaller(n, kBlock);
+    for (int64_t done = 0;;) {
+      block(m, formula);
+      if ((done += m.n) >= n) break;
       for (int k = 0; k < a.operands; ++k)
         if (reach.cyclic[k])
-          operand[k] = reach.scratch[k] + (at.index[0] + done) % a.shape[0];
-        else if (operand[k] != reach.scratch[k])
-          operand[k] = static_cast<T*>(operand[k]) + at_once;
+          m.operand[k] = reach.scratch[k] + (at.index[0] + done) % a.shape[0];
+        else if (!reach.constant[k])
+          m.operand[k] = static_cast<T*>(m.operand[k]) + m.n;
+      m.n = smaller(m.n, n - done);
     }
     for (int k = 0; k < a.outputs; ++k) {
       const Operand& o = a.operand[k];
-      if (operand[k] == reach.scratch[k])
+      if (m.operand[k] == reach.scratch[k])
         for_runs(a, at, n, [&](int64_t done, const Position& p, int64_t length) {
           if (reach.streamed[k])
             stream_run<T>(o.dtype, reach.scratch[k] + done, p.of(a, o), length, writer[k]);
@@ -234,14 +237,14 @@ void map_tiles(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
   const int64_t across = (a.shape[0] + kTileColumns - 1) / kTileColumns,
                 down = (a.shape[1] + kTileRows - 1) / kTileRows;
   bool streamed[kMaxOperands], direct[kMaxOperands];
+  unsigned constants = 0;
   StreamWriter writer[kMaxOperands];
   for (int k = 0; k < a.operands; ++k) {
     streamed[k] = is_streamed(a, k);
     direct[k] = is_direct<T>(a.operand[k]);
     if (!a.operand[k].data) {
-      const T x = std::is_integral_v<T> ? T(a.operand[k].immediate.integer) : T(a.operand[k].immediate.real);
-      for (auto& row : scratch[k])
-        for (T& lane : row) lane = x;
+      constants |= 1u << k;
+      scratch[k][0][0] = number_of<T>(a.operand[k]);
     }
   }
   for (int64_t tile = begin; tile < end; ++tile) {
@@ -268,24 +271,23 @@ void map_tiles(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
           load_run<T>(o.dtype, scratch[k][r], base[k] + r * o.strides[1], o.strides[0], columns);
       }
     }
-    for (int64_t r = 0; r < rows; ++r) {
-      bool streams = true;
-      for (int k = 0; k < a.outputs && streams; ++k)
-        streams = streamed[k] && direct[k] && place_in_line(base[k] + r * a.operand[k].strides[1]) == 0;
-      void* operand[kMaxOperands];
-      for (int k = 0; k < a.operands; ++k) {
-        const bool there = direct[k] && streamed[k] <= streams;
-        operand[k] = there ? base[k] + r * a.operand[k].strides[1] : static_cast<void*>(scratch[k][r]);
-      }
-      block(operand, columns, formula, streams);
-      for (int k = 0; k < a.outputs; ++k) {
-        const Operand& o = a.operand[k];
-        if (operand[k] != scratch[k][r]) continue;
+    bool streams = true;
+    for (int k = 0; k < a.outputs; ++k)
+      streams &= streamed[k] && direct[k] && place_in_line(base[k]) == 0 && a.operand[k].strides[1] % kLine == 0;
+    MapRuns m{{}, {}, constants, streams, columns, rows};
+    for (int k = 0; k < a.operands; ++k) {
+      const bool there = direct[k] && streamed[k] <= streams;
+      m.operand[k] = there ? base[k] : static_cast<void*>(scratch[k][0]);
+      m.stride[k] = there ? a.operand[k].strides[1] : constants >> k & 1 ? 0 : kTileColumns * sizeof(T);
+    }
+    block(m, formula);
+    for (int k = 0; k < a.outputs; ++k) {
+      const Operand& o = a.operand[k];
+      for (int64_t r = 0; r < rows && m.operand[k] == scratch[k][0]; ++r)
         if (streamed[k])
           stream_run<T>(o.dtype, scratch[k][r], base[k] + r * o.strides[1], columns, writer[k]);
         else
           store_run<T>(o.dtype, scratch[k][r], base[k] + r * o.strides[1], o.strides[0], columns);
-      }
     }
   }
 }

@@ -4,10 +4,11 @@
 // part instantiated per formula. The driver (map.cpp, compiled once per ISA) cuts the work in blocks; an operand that
 // is strided, broadcast, immediate or of another dtype is gathered into a block in L1 first, and scattered after. So a
 // formula costs one small loop per compute type, however many dtypes and layouts exist; and one for operands that are
-// all bfloat16, which it widens and narrows in registers.
+// all bfloat16, which it widens and narrows in registers. What is one number along a run is a register in L1.
 // Numerics: every element goes through the same register arithmetic, tails included.
 // Parallel: elements are independent; any cut of the index range gives the same bits.
 #pragma once
+#include <algorithm>
 #include <type_traits>
 #include <utility>
 
@@ -16,21 +17,29 @@
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
-// operand[0..outputs) are the outputs, the rest inputs; n contiguous elements each. `streamed`: the outputs go past the
-// cache (stream.h), and begin where a line does.
-using MapBlock = void (*)(void* const* operand, int64_t n, const void* formula, bool streamed);
+// Runs that a formula's loop goes along. operand[0..outputs) are the outputs, the rest inputs: n contiguous elements
+// each, `stride` bytes after those of the run before; but one number a run of an input k in the set `held` (1 << k).
+// `streamed`: the outputs go past the cache (stream.h), and each of their runs begins where a line does.
+struct MapRuns {
+  void* operand[kMaxOperands];
+  int64_t stride[kMaxOperands];
+  unsigned held;
+  bool streamed;
+  int64_t n, runs;
+};
+using MapBlock = void (*)(const MapRuns& runs, const void* formula);
 
 // `bf16_block`: the one of bfloat16, if there is one.
 Status map_driver(const MapArgs& args, MapBlock block, MapBlock bf16_block, const void* formula);
 
 // store(register, where) for each output, whose elements are of type S.
 template <class S, class V, class Store>
-FASTGRAD_INLINE void for_outputs(void* const* operand, int64_t i, V r, Store store) {
-  store(r, static_cast<S*>(operand[0]) + i);
+FASTGRAD_INLINE void for_outputs(S* const* out, int64_t i, V r, Store store) {
+  store(r, out[0] + i);
 }
 template <class S, class V, int N, class Store>
-FASTGRAD_INLINE void for_outputs(void* const* operand, int64_t i, math::Tuple<V, N> r, Store store) {
-  for (int k = 0; k < N; ++k) store(r.item[k], static_cast<S*>(operand[k]) + i);
+FASTGRAD_INLINE void for_outputs(S* const* out, int64_t i, math::Tuple<V, N> r, Store store) {
+  for (int k = 0; k < N; ++k) store(r.item[k], out[k] + i);
 }
 template <class R>
 inline constexpr int output_count = 1;
@@ -42,35 +51,44 @@ template <class Formula>
 constexpr int64_t kStreamAhead = math::kBoundByMemory<Formula> ? 1024 : 2048;
 constexpr bool kStreamFetches = kVecBytes < 64;
 
+// One run of n elements. An input is `step` elements further after each register: its size, or 0 where the register is
+// the same all along.
 template <class T, class S, class Formula, size_t... I>
-void map_block(void* const* operand, int64_t n, const void* formula, bool streamed) {
+[[gnu::noinline]] void map_run(S* const* to, const S* const* from, const int64_t* steps, int64_t n,
+                               const Formula& formula, bool streamed) {
   using V = Vec<T>;
-  const Formula f = *static_cast<const Formula*>(formula);
-  constexpr int outputs = output_count<decltype(f(((void)I, V())...))>;
-  const S* in[] = {static_cast<const S*>(operand[I + outputs])...};
-  void* out[outputs];  // a copy, or the compiler reads the addresses again after every store
-  for (int k = 0; k < outputs; ++k) out[k] = operand[k];
+  const Formula f = formula;
+  using Result = decltype(f(((void)I, V())...));
+  const S* in[] = {from[I]...};
+  const int64_t step[] = {steps[I]...};
+  S* out[output_count<Result>];  // a copy, or the compiler reads the addresses again after every store
+  for (int k = 0; k < output_count<Result>; ++k) out[k] = to[k];
   const bool in_place = ((out[0] == in[I]) || ...);
   int64_t i = 0;
   const auto registers = [&](auto halves, auto streams) __attribute__((always_inline)) {
     constexpr int64_t ahead = decltype(streams)::value && kStreamFetches ? kStreamAhead<Formula> : 0;
-    const auto at = [&](int64_t e)
-                        __attribute__((always_inline)) { return f(load_as<decltype(halves)::value, T>(in[I] + e)...); };
-    const auto put = [&](int64_t e, auto r) __attribute__((always_inline)) {
-      for_outputs<S>(out, e, r, [](auto v, S* to) { decltype(streams)::value ? stream_as(v, to) : store_as(v, to); });
+    const auto next = [&]() __attribute__((always_inline)) {
+      const Result r = f(load_as<decltype(halves)::value, T>(in[I])...);
+      ((in[I] += step[I]), ...);
+      return r;
     };
-    // In place several registers are read before one is stored.
-    if constexpr (math::kBoundByMemory<Formula> && !decltype(streams)::value)
-      for (constexpr int kWays = 4; in_place && i + kWays * V::size <= n; i += kWays * V::size) {
-        decltype(at(0)) r[kWays];
+    const auto put = [&](int64_t e, auto r) __attribute__((always_inline)) {
+      for_outputs<S>(out, e, r, [](auto v, S* p) { decltype(streams)::value ? stream_as(v, p) : store_as(v, p); });
+    };
+    if constexpr (math::kBoundByMemory<Formula> && !decltype(streams)::value) {
+      if (in_place)  // four are read before one is stored
+        for (const int64_t last = n - 4 * V::size; i <= last; i += 4 * V::size) {
+          const Result r[] = {next(), next(), next(), next()};
 #pragma GCC unroll 4
-        for (int way = 0; way < kWays; ++way) r[way] = at(i + way * V::size);
-#pragma GCC unroll 4
-        for (int way = 0; way < kWays; ++way) put(i + way * V::size, r[way]);
-      }
-    for (; i + V::size <= n; i += V::size) {
-      if constexpr (ahead > 0) (__builtin_prefetch(reinterpret_cast<const char*>(in[I] + i) + ahead), ...);
-      put(i, at(i));
+          for (int k = 0; k < 4; ++k) put(i + k * V::size, r[k]);
+        }
+      else
+        for (const int64_t last = n - 2 * V::size; i <= last; i += 2 * V::size)
+          put(i, next()), put(i + V::size, next());
+    }
+    for (const int64_t last = n - V::size; i <= last; i += V::size) {
+      if constexpr (ahead > 0) (__builtin_prefetch(reinterpret_cast<const char*>(in[I]) + ahead), ...);
+      put(i, next());
     }
   };
   const auto loop = [&](auto halves) __attribute__((always_inline)) {
@@ -82,8 +100,29 @@ void map_block(void* const* operand, int64_t n, const void* formula, bool stream
   else
     loop(std::false_type());
   // The lanes past the end hold 1, which no formula traps on.
-  if (i < n)
-    for_outputs<S>(out, i, f(load_as<T>(in[I] + i, n - i, T(1))...), [&](auto v, S* to) { store_as(v, to, n - i); });
+  if (i < n) for_outputs<S>(out, i, f(load_as<T>(in[I], n - i, T(1))...), [&](auto v, S* p) { store_as(v, p, n - i); });
+}
+
+template <class T, class S, class Formula, size_t... I>
+void map_block(const MapRuns& m, const void* formula) {
+  using V = Vec<T>;
+  const Formula& f = *static_cast<const Formula*>(formula);
+  constexpr int inputs = sizeof...(I), outputs = output_count<decltype(f(((void)I, V())...))>;
+  const int64_t step[] = {(m.held >> (I + outputs) & 1 ? 0 : V::size)...};
+  alignas(kVecBytes) S number[inputs][V::size];
+  for (int64_t run = 0; run < m.runs; ++run) {
+    const auto place = [&](int k) __attribute__((always_inline)) {
+      return reinterpret_cast<S*>(static_cast<char*>(m.operand[k]) + run * m.stride[k]);
+    };
+    const auto input = [&](int k) __attribute__((always_inline)) {
+      S* const from = place(outputs + k);
+      return step[k] == 0 ? std::fill_n(number[k], V::size, *from) - V::size : from;
+    };
+    const S* in[] = {input(I)...};
+    S* out[outputs];
+    for (int k = 0; k < outputs; ++k) out[k] = place(k);
+    map_run<T, S, Formula, I...>(out, in, step, m.n, f, m.streamed);
+  }
 }
 
 template <class Formula>
