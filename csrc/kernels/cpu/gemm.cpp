@@ -36,7 +36,10 @@ namespace {
 constexpr int64_t kGrain = 1 << 18;  // multiply-adds worth a piece of parallel work
 constexpr int64_t kWideRows = 1120;  // rows of float32 sums kept for a 16-bit C
 constexpr int64_t kFewRows = 280;    // of A
-constexpr int64_t kNear = 2048;      // bytes; rows further apart may compete for the same lines of L1
+// Panels of columns of C up to which rows of A are read where they lie. To pack them is a transposition, and how many
+// registers a panel has decides what it costs beside the product.
+constexpr int64_t kPanelsOfRows = kVecBytes == 64 ? 4 : 20;
+constexpr int64_t kNear = 2048;  // bytes; rows further apart may compete for the same lines of L1
 constexpr int64_t kHugePage = 1 << 21;
 constexpr int64_t kHugeFrom = 1 << 16;    // bytes of a buffer worth a huge page: the packed operands are all over it
 constexpr int64_t kFetchBytes = 1 << 16;  // of B's block: less is near anyway
@@ -118,7 +121,7 @@ struct BlockPlan {
     const bool flat = b_in_l2 && kc <= kFlatDepth && n > 8 * NR;
     mc = even_block(m, flat ? MR : b_in_l2 && g.a.row != 1 ? 2 * MR : B::MC, MR);
     // Packing A pays once its elements are far apart or are read for very many columns.
-    a_in_place = same && n <= (g.a.col == 1 ? 4 * NR : g.a.row == 1 ? 8 * NR : 0);
+    a_in_place = same && n <= (g.a.col == 1 ? kPanelsOfRows * NR : g.a.row == 1 ? 8 * NR : 0);
     strided = a_in_place && g.a.row != 1;
     // Rows a multiple of 1 KiB apart fall into few sets of L1, whose 8 ways 7 rows and B just fit.
     const int64_t stride = g.a.row * int64_t(sizeof(T));
