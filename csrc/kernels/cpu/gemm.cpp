@@ -33,9 +33,10 @@
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
-constexpr int64_t kGrain = 1 << 18;  // multiply-adds worth a piece of parallel work
-constexpr int64_t kWideRows = 1120;  // rows of float32 sums kept for a 16-bit C
-constexpr int64_t kFewRows = 280;    // of A
+constexpr int64_t kGrain = 1 << 18;                        // multiply-adds worth a piece of parallel work
+constexpr int64_t kWideRows = 1120;                        // rows of float32 sums kept for a 16-bit C
+constexpr int64_t kFewRows = kVecBytes == 64 ? 280 : 150;  // of A
+constexpr int64_t kCrossedRows = kVecBytes == 64 ? 280 : 60, kCrossedDepth = 200;  // of A; of k
 // Panels of columns of C up to which rows of A are read where they lie. To pack them is a transposition, and how many
 // registers a panel has decides what it costs beside the product.
 constexpr int64_t kPanelsOfRows = kVecBytes == 64 ? 4 : 20;
@@ -58,11 +59,12 @@ int64_t most_in_l2() {
   return most;
 }
 
-// Rows of A for which B is not worth packing, if its own rows are `stride` bytes apart.
+// Rows of A for which B is not worth packing, if its own rows, k of them, are `stride` bytes apart.
 template <class T>
-int64_t rows_in_place(int64_t stride) {
+int64_t rows_in_place(int64_t stride, int64_t k) {
   if (stride % kConflict == 0) return Blocking<T>::MR;
-  return stride % (kConflict / 2) == 0 ? kFewRows / 2 : kFewRows;
+  if (stride % kVecBytes != 0 && k >= kCrossedDepth) return kCrossedRows;  // registers of B that cross lines
+  return stride % (kConflict / 2) == 0 ? std::min<int64_t>(kFewRows, 140) : kFewRows;
 }
 
 // The size of each of the fewest equal blocks, multiples of `unit`, no larger than `most`.
@@ -110,7 +112,7 @@ struct BlockPlan {
     using B = Blocking<T>;
     constexpr int64_t NR = B::NV * Vec<T>::size, MR = B::MR, U = kNumbers<E>;
     constexpr bool same = std::is_same_v<E, S>;
-    const int64_t most_in_place = same && g.b.col == 1 ? rows_in_place<T>(g.b.row * int64_t(sizeof(T))) : 0;
+    const int64_t most_in_place = same && g.b.col == 1 ? rows_in_place<T>(g.b.row * int64_t(sizeof(T)), g.k) : 0;
     b_in_place = m <= most_in_place;
     const int64_t kc_in_place = std::min<int64_t>(kMostOfK<E>, kNearPanel / (NR * sizeof(T)));
     kc = even_block(g.k, g.m <= most_in_place ? kc_in_place : kMostOfK<E>, 4 * U);
