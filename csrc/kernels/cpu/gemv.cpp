@@ -22,8 +22,8 @@ namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
 constexpr int64_t kPiece = 16384;  // of k; fixes the order of summation
-constexpr int64_t kMaxRows = 48;   // of x; more than kFewRows only if k is kRowDepth times as much
-constexpr int64_t kFewRows = 8, kRowDepth = 12;
+// Rows of x; more than kFewRows only if k is kRowDepth times as much. At least kUnit sums of each fit kSums.
+constexpr int64_t kMaxRows = kVecBytes == 32 ? 16 : 48, kFewRows = 8, kRowDepth = 12;
 constexpr int64_t kSums = 4096;            // sums that stay in L1
 constexpr int64_t kUnit = 64;              // columns: a multiple of a register and of a cache line
 constexpr int64_t kNearBytes = 1 << 20;    // of columns that are read for every few rows
