@@ -18,6 +18,11 @@ WHY = {
 }
 OUT = {"forward": {"E": 1.0}}
 LAYOUT = {"forward": {"T": 1.5}}
+SHORT_RUNS: dict[str, Any] = {
+    "targets": {"forward": {"E": 1.0}},
+    "compiled": False,
+    "why": {"forward": "the call, and what is done once a run"},
+}
 
 
 def case(op: str, variant: str = "", **settings: Any) -> Case:
@@ -95,6 +100,9 @@ CASES = [
     case("mul", "transposed", args=transposed, targets=LAYOUT),
     case("add", "a column and a row", args=outer, targets=LAYOUT),
     case("div", "by a column", args=broadcast_columns, targets=LAYOUT),
+    # Short runs in the cache.
+    *(case("add", "by a row", args=broadcast_rows, shape=s, **SHORT_RUNS) for s in ((64, 1000), (1000, 64))),
+    *(case("add", "by a column", args=broadcast_columns, shape=s, **SHORT_RUNS) for s in ((1000, 300), (1000, 16))),
     # Into memory that exists.
     binary_out("add", two()),
     binary_out("mul", broadcast_rows),

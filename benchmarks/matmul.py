@@ -158,7 +158,7 @@ CASES = [
     linear((512, 1024, 1024), quick=True),
     linear((256, 512, 10)),
     linear((16, 768, 768)),
-    linear((64, 784, 512)),
+    *(linear((rows, 784, 512)) for rows in (32, 64)),
     linear((4096, 256, 256)),
     linear((512, 1024, 1024), dtype=torch.bfloat16),
     *(activated(a, (512, 1024, 1024), quick=a == "relu") for a in ("relu", "sigmoid", "tanh")),
