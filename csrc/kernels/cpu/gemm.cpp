@@ -33,10 +33,12 @@
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 namespace {
 
-constexpr int64_t kGrain = 1 << 18;                        // multiply-adds worth a piece of parallel work
-constexpr int64_t kWideRows = 1120;                        // rows of float32 sums kept for a 16-bit C
-constexpr int64_t kFewRows = kVecBytes == 64 ? 280 : 150;  // of A
-constexpr int64_t kCrossedRows = kVecBytes == 64 ? 280 : 60, kCrossedDepth = 200;  // of A; of k
+constexpr int64_t kGrain = 1 << 18;  // multiply-adds worth a piece of parallel work
+constexpr int64_t kWideRows = 1120;  // rows of float32 sums kept for a 16-bit C
+// Rows of A for which B is read where it lies; and where its rows, of that many k and more, are no multiple of a
+// register, so that some of its registers cross lines.
+constexpr int64_t kFewRows = kVecBytes == 64 ? 280 : 150, kCrossedRows = kVecBytes == 64 ? 280 : 60;
+constexpr int64_t kCrossedDepth = 200;
 // Panels of columns of C up to which rows of A are read where they lie. To pack them is a transposition, and how many
 // registers a panel has decides what it costs beside the product.
 constexpr int64_t kPanelsOfRows = kVecBytes == 64 ? 4 : 20;
@@ -63,7 +65,7 @@ int64_t most_in_l2() {
 template <class T>
 int64_t rows_in_place(int64_t stride, int64_t k) {
   if (stride % kConflict == 0) return Blocking<T>::MR;
-  if (stride % kVecBytes != 0 && k >= kCrossedDepth) return kCrossedRows;  // registers of B that cross lines
+  if (stride % kVecBytes != 0 && k >= kCrossedDepth) return kCrossedRows;
   return stride % (kConflict / 2) == 0 ? std::min<int64_t>(kFewRows, 140) : kFewRows;
 }
 
