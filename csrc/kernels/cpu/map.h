@@ -54,8 +54,8 @@ constexpr bool kStreamFetches = kVecBytes < 64;
 // One run of n elements. An input is `step` elements further after each register: its size, or 0 where the register is
 // the same all along.
 template <class T, class S, class Formula, size_t... I>
-[[gnu::noinline]] void map_run(S* const* to, const S* const* from, const int64_t* steps, int64_t n,
-                               const Formula& formula, bool streamed) {
+FASTGRAD_INLINE void map_run(S* const* to, const S* const* from, const int64_t* steps, int64_t n,
+                             const Formula& formula, bool streamed) {
   using V = Vec<T>;
   const Formula f = formula;
   using Result = decltype(f(((void)I, V())...));
@@ -103,6 +103,13 @@ template <class T, class S, class Formula, size_t... I>
   if (i < n) for_outputs<S>(out, i, f(load_as<T>(in[I], n - i, T(1))...), [&](auto v, S* p) { store_as(v, p, n - i); });
 }
 
+// The same as a function of its own, in which the constants of a longer formula stay in registers.
+template <class T, class S, class Formula, size_t... I>
+[[gnu::noinline]] void map_run_apart(S* const* to, const S* const* from, const int64_t* steps, int64_t n,
+                                     const Formula& formula, bool streamed) {
+  map_run<T, S, Formula, I...>(to, from, steps, n, formula, streamed);
+}
+
 template <class T, class S, class Formula, size_t... I>
 void map_block(const MapRuns& m, const void* formula) {
   using V = Vec<T>;
@@ -121,7 +128,10 @@ void map_block(const MapRuns& m, const void* formula) {
     const S* in[] = {input(I)...};
     S* out[outputs];
     for (int k = 0; k < outputs; ++k) out[k] = place(k);
-    map_run<T, S, Formula, I...>(out, in, step, m.n, f, m.streamed);
+    if constexpr (math::kBoundByMemory<Formula>)
+      map_run<T, S, Formula, I...>(out, in, step, m.n, f, m.streamed);
+    else
+      map_run_apart<T, S, Formula, I...>(out, in, step, m.n, f, m.streamed);
   }
 }
 
