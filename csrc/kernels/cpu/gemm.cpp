@@ -147,7 +147,7 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
   E* const packed_a = a_in_place ? nullptr : buffer_a.reserve<E>(mc_most * (kc_most / U + W));
   T* const sums = wide_sums ? buffer_sums.reserve<T>((m1 - m0) * nc_most) : nullptr;
   constexpr int64_t square = round_up(MR, W);  // rows of whole squares of registers
-  alignas(64) T tile[square * NR], across[NR * square], bias[NR];
+  alignas(64) T tile[square * NR], across[NR * square], numbers[NR];
   const FinishTile<T, S> merge = finish_for<T, S>(Activation::none), finish = finish_for<T, S>(g.activation);
   const bool epilogue = !same || g.bias || g.activation != Activation::none;
 
@@ -191,7 +191,8 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
         }
         for (int64_t j = 0; j < nc; j += NR) {
           const int64_t columns = std::min(NR, nc - j), width = round_up(columns, W);
-          if (last && g.bias && g.c_col == 1) load_bias(g.bias, g.bias_stride, jc + j, columns, bias);
+          const bool by_column = last && g.c_col == 1;
+          const T* bias = by_column ? bias_at(g.bias, g.bias_stride, jc + j, columns, numbers) : nullptr;
           if (b_in_place ? columns < NR : !b_at_once && ic == m0) pack_b(0, kc, j);
           if (const int64_t next = std::min(NR, nc - j - NR); fetch && next > 0) {
             if (b_in_place || (!b_at_once && ic == m0))
@@ -231,11 +232,10 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
                               fetch ? ahead.list : nullptr);
             if (g.c_col != 1) {
               transpose(tile, NR, across, square, square, width);
-              if (last && g.bias) load_bias(g.bias, g.bias_stride, ic + i, rows, bias);
-              (last && epilogue ? finish : merge)(columns, rows, across, square, !first, c, g.c_col,
-                                                  last && g.bias ? bias : nullptr);
+              if (last) bias = bias_at(g.bias, g.bias_stride, ic + i, rows, numbers);
+              (last && epilogue ? finish : merge)(columns, rows, across, square, !first, c, g.c_col, bias);
             } else if (last && epilogue)
-              finish(rows, columns, to, to_row, same && to == tile && !first, c, g.c_row, g.bias ? bias : nullptr);
+              finish(rows, columns, to, to_row, same && to == tile && !first, c, g.c_row, bias);
             else if (same && to == tile)
               merge(rows, columns, to, to_row, !first, c, g.c_row, nullptr);
           }
@@ -253,9 +253,9 @@ void product_empty(const Product<S>& g, int64_t m0, int64_t m1) {
   const T zero[W] = {};
   for (int64_t j = 0; j < g.n; j += W) {
     const int64_t columns = std::min(W, g.n - j);
-    T bias[W] = {};
-    if (g.bias) load_bias(g.bias, g.bias_stride, j, columns, bias);
-    finish(m1 - m0, columns, zero, 0, false, g.c + m0 * g.c_row + j, g.c_row, bias);
+    T numbers[W];
+    finish(m1 - m0, columns, zero, 0, false, g.c + m0 * g.c_row + j, g.c_row,
+           bias_at(g.bias, g.bias_stride, j, columns, numbers));
   }
 }
 

@@ -6,10 +6,15 @@
 
 namespace fastgrad::FASTGRAD_BACKEND_NAMESPACE {
 
-// n numbers of the bias, from the first on, in the type of the arithmetic.
+// n numbers of the bias, from the first on, in the type of the arithmetic: where they lie, or in `to`; null without
+// one.
 template <class T, class S>
-FASTGRAD_INLINE void load_bias(const S* bias, int64_t stride, int64_t first, int64_t n, T* to) {
+FASTGRAD_INLINE const T* bias_at(const S* bias, int64_t stride, int64_t first, int64_t n, T* to) {
+  if (!bias) return nullptr;
+  if constexpr (std::is_same_v<T, S>)
+    if (stride == 1) return bias + first;
   for (int64_t l = 0; l < n; ++l) to[l] = T(bias[(first + l) * stride]);
+  return to;
 }
 
 // `previous`: whether c already holds the sum over the earlier blocks of k. `bias` is contiguous, or null.
@@ -19,17 +24,16 @@ void finish_tile(int64_t rows, int64_t columns, const T* tile, int64_t tile_row,
   using V = Vec<T>;
   const Function f;
   for (int64_t i = 0; i < rows; ++i, tile += tile_row, c += c_row) {
-    for (int64_t j = 0; j < columns; j += V::size) {
-      const int64_t n = columns - j < V::size ? columns - j : V::size;
-      V x = n == V::size ? V::load(tile + j) : V::load(tile + j, n);
+    const auto finish = [&](int64_t j, auto... n) __attribute__((always_inline)) {  // a register, or its first n lanes
+      V x = V::load(tile + j, n...);
       if constexpr (std::is_same_v<T, S>)
-        if (previous) x = V::load(c + j, n) + x;
-      if (bias) x = x + V::load(bias + j, n);
-      if (n == V::size)
-        store_as(f(x), c + j);
-      else
-        store_as(f(x), c + j, n);
-    }
+        if (previous) x = V::load(c + j, n...) + x;
+      if (bias) x = x + V::load(bias + j, n...);
+      store_as(f(x), c + j, n...);
+    };
+    int64_t j = 0;
+    for (; j + V::size <= columns; j += V::size) finish(j);
+    if (j < columns) finish(j, columns - j);
   }
 }
 

@@ -229,11 +229,10 @@ template <class T, class S>
 void finish_columns(const Skinny<S>& g, int64_t j0, int64_t columns, const T* sums, int64_t row) {
   const FinishTile<T, S> finish = finish_for<T, S>(g.activation);
   constexpr int64_t chunk = 256;
-  T bias[chunk];
+  T numbers[chunk];
   for (int64_t j = 0; j < columns; j += chunk) {
     const int64_t n = std::min(chunk, columns - j);
-    if (g.bias) load_bias(g.bias, g.bias_stride, j0 + j, n, bias);
-    const T* const b = g.bias ? bias : nullptr;
+    const T* const b = bias_at(g.bias, g.bias_stride, j0 + j, n, numbers);
     S* const c = g.c + (j0 + j) * g.c_col;
     if (g.c_col == 1)
       finish(g.rows, n, sums + j, row, false, c, g.c_row, b);
@@ -321,8 +320,8 @@ void narrow(const Product<S>& g) {
   constexpr int64_t W = Vec<T>::size, R = kRowsAtOnce;
   const FinishTile<T, S> finish = finish_for<T, S>(g.activation);
   const bool in_place = std::is_same_v<T, S> && g.b.row == 1;
-  T bias[kNarrow<T>];
-  if (g.bias) load_bias(g.bias, g.bias_stride, 0, g.n, bias);
+  T numbers[kNarrow<T>];
+  const T* const bias = bias_at(g.bias, g.bias_stride, 0, g.n, numbers);
   const int64_t units = ceil_div(g.m, kUnit), cost = kUnit * g.n * g.k;
   parallel_for(0, units, std::max<int64_t>(1, kGrain / cost), [&](int64_t begin, int64_t end) {
     const int64_t pitch = round_up(g.k, W);  // packing writes whole registers
@@ -344,7 +343,7 @@ void narrow(const Product<S>& g) {
           dot(g.n - j, std::min<int64_t>(G, rows - r), g.k, x + j * x_row, x_row, g.a.at(i + r, 0).data, g.a.row,
               sums + r * g.n + j, g.n);
         }
-      finish(rows, g.n, sums, g.n, false, g.c + i * g.c_row, g.c_row, g.bias ? bias : nullptr);
+      finish(rows, g.n, sums, g.n, false, g.c + i * g.c_row, g.c_row, bias);
     }
     std::free(copy);
   });
