@@ -147,7 +147,7 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
   E* const packed_a = a_in_place ? nullptr : buffer_a.reserve<E>(mc_most * (kc_most / U + W));
   T* const sums = wide_sums ? buffer_sums.reserve<T>((m1 - m0) * nc_most) : nullptr;
   constexpr int64_t square = round_up(MR, W);  // rows of whole squares of registers
-  alignas(64) T tile[square * NR], across[NR * square], numbers[NR];
+  alignas(64) T tile[square * NR], across[NR * square], numbers[B::NC];
   const FinishTile<T, S> merge = finish_for<T, S>(Activation::none), finish = finish_for<T, S>(g.activation);
   const bool epilogue = !same || g.bias || g.activation != Activation::none;
 
@@ -162,6 +162,7 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
       const int64_t kc = std::min(kc_most, g.k - pc), steps = ceil_div(kc, U);
       const bool first = pc == 0, last = pc + kc == g.k;
       const Matrix<S> b = g.b.at(pc, jc);
+      const T* const biases = last && g.c_col == 1 ? bias_at(g.bias, g.bias_stride, jc, nc, numbers) : nullptr;
       const auto pack_b = [&](int64_t p, int64_t rows, int64_t j) {
         const int64_t columns = std::min(NR, nc - j), width = round_up(columns, W);
         pack_panel(b.at(p, j).data, b.col, b.row, columns, width, rows,
@@ -191,8 +192,6 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
         }
         for (int64_t j = 0; j < nc; j += NR) {
           const int64_t columns = std::min(NR, nc - j), width = round_up(columns, W);
-          const bool by_column = last && g.c_col == 1;
-          const T* bias = by_column ? bias_at(g.bias, g.bias_stride, jc + j, columns, numbers) : nullptr;
           if (b_in_place ? columns < NR : !b_at_once && ic == m0) pack_b(0, kc, j);
           if (const int64_t next = std::min(NR, nc - j - NR); fetch && next > 0) {
             if (b_in_place || (!b_at_once && ic == m0))
@@ -232,10 +231,11 @@ void product_block(const Product<S>& g, int64_t m0, int64_t m1, int64_t n0, int6
                               fetch ? ahead.list : nullptr);
             if (g.c_col != 1) {
               transpose(tile, NR, across, square, square, width);
-              if (last) bias = bias_at(g.bias, g.bias_stride, ic + i, rows, numbers);
+              const T* const bias = last ? bias_at(g.bias, g.bias_stride, ic + i, rows, numbers) : nullptr;
               (last && epilogue ? finish : merge)(columns, rows, across, square, !first, c, g.c_col, bias);
             } else if (last && epilogue)
-              finish(rows, columns, to, to_row, same && to == tile && !first, c, g.c_row, bias);
+              finish(rows, columns, to, to_row, same && to == tile && !first, c, g.c_row,
+                     biases ? biases + j : nullptr);
             else if (same && to == tile)
               merge(rows, columns, to, to_row, !first, c, g.c_row, nullptr);
           }
