@@ -105,11 +105,10 @@ struct Reach {
   bool direct[kMaxOperands], flat[kMaxOperands], constant[kMaxOperands], fixed[kMaxOperands], cyclic[kMaxOperands],
       streamed[kMaxOperands];
   bool any_cyclic = false, any_streamed = false;
-  bool one_run = true;     // whether the whole range is one: no operand ends with a run
-  bool long_runs = true;   // whether runs may be longer than a block: none is gathered element by element
-  bool through = true;     // whether the formula's loop can stream all outputs
-  bool moves;              // whether a run differs from the one before in nothing but where it is, and in numbers
-  unsigned constants = 0;  // the set of them
+  bool one_run = true;    // whether the whole range is one: no operand ends with a run
+  bool long_runs = true;  // whether runs may be longer than a block: none is gathered element by element
+  bool through = true;    // whether the formula's loop can stream all outputs
+  bool moves;             // whether a run differs from the one before in nothing but where it is, and in numbers
   alignas(64) T scratch[kMaxOperands][kBlock + kLongRun];  // a block, which may begin anywhere in a cycle
 
   Reach(const MapArgs& a, int64_t count) {
@@ -134,10 +133,7 @@ struct Reach {
       moves &= direct[k] || constant[k] || (fixed[k] && o.dtype == dtype_of<T>);
       moves &= !streamed[k] || o.strides[1] % kLine == 0;
       if (k < a.outputs) through &= streamed[k] && direct[k];
-      if (constant[k]) {
-        constants |= 1u << k;
-        scratch[k][0] = number_of<T>(o);
-      }
+      if (constant[k]) scratch[k][0] = number_of<T>(o);
       if (cyclic[k])
         for (int64_t done = 0; done < smaller(count, kBlock) + a.shape[0]; done += a.shape[0])
           load_run<T>(o.dtype, scratch[k] + done, static_cast<const char*>(o.data), o.strides[0],
@@ -169,14 +165,14 @@ void map_range(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
     int64_t runs = 1;
     if (reach.moves && in_place && n == a.shape[0] && streams == reach.any_streamed)
       runs = smaller((end - i) / n, a.shape[1] - at.index[1]);
-    MapRuns m{{}, {}, reach.constants, streams, n, runs};
+    MapRuns m{{}, {}, 0, streams, n, runs};
     for (int k = 0; k < a.operands; ++k) {
       const Operand& o = a.operand[k];
       m.operand[k] = reach.scratch[k] + (reach.cyclic[k] ? at.index[0] : 0);
       m.stride[k] = 0;
-      if (reach.constant[k] || reach.cyclic[k]) continue;
-      const bool held = reach.fixed[k] && in_place;
+      const bool held = reach.constant[k] || (reach.fixed[k] && in_place);
       m.held |= unsigned(held) << k;
+      if (reach.constant[k] || reach.cyclic[k]) continue;
       if ((reach.direct[k] && (in_place || reach.flat[k]) && reach.streamed[k] <= streams) ||
           (held && o.dtype == dtype_of<T>)) {
         m.operand[k] = at.of(a, o);
@@ -237,15 +233,11 @@ void map_tiles(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
   const int64_t across = (a.shape[0] + kTileColumns - 1) / kTileColumns,
                 down = (a.shape[1] + kTileRows - 1) / kTileRows;
   bool streamed[kMaxOperands], direct[kMaxOperands];
-  unsigned constants = 0;
   StreamWriter writer[kMaxOperands];
   for (int k = 0; k < a.operands; ++k) {
     streamed[k] = is_streamed(a, k);
     direct[k] = is_direct<T>(a.operand[k]);
-    if (!a.operand[k].data) {
-      constants |= 1u << k;
-      scratch[k][0][0] = number_of<T>(a.operand[k]);
-    }
+    if (!a.operand[k].data) scratch[k][0][0] = number_of<T>(a.operand[k]);
   }
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t row0 = tile % down * kTileRows, rows = smaller(kTileRows, a.shape[1] - row0);
@@ -274,11 +266,12 @@ void map_tiles(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
     bool streams = true;
     for (int k = 0; k < a.outputs; ++k)
       streams &= streamed[k] && direct[k] && place_in_line(base[k]) == 0 && a.operand[k].strides[1] % kLine == 0;
-    MapRuns m{{}, {}, constants, streams, columns, rows};
+    MapRuns m{{}, {}, 0, streams, columns, rows};
     for (int k = 0; k < a.operands; ++k) {
-      const bool there = direct[k] && streamed[k] <= streams;
+      const bool there = direct[k] && streamed[k] <= streams, held = !a.operand[k].data;
+      m.held |= unsigned(held) << k;
       m.operand[k] = there ? base[k] : static_cast<void*>(scratch[k][0]);
-      m.stride[k] = there ? a.operand[k].strides[1] : constants >> k & 1 ? 0 : kTileColumns * sizeof(T);
+      m.stride[k] = there ? a.operand[k].strides[1] : held ? 0 : kTileColumns * sizeof(T);
     }
     block(m, formula);
     for (int k = 0; k < a.outputs; ++k) {
