@@ -91,11 +91,6 @@ bool is_cyclic(const MapArgs& a, const Operand& o) {
   return true;
 }
 
-template <class T>
-FASTGRAD_INLINE T number_of(const Operand& o) {
-  return std::is_integral_v<T> ? T(o.immediate.integer) : T(o.immediate.real);
-}
-
 // How a range reaches its operands: in place, or by a block in L1.
 template <class T>
 struct Reach {
@@ -133,7 +128,7 @@ struct Reach {
       moves &= direct[k] || constant[k] || (fixed[k] && o.dtype == dtype_of<T>);
       moves &= !streamed[k] || o.strides[1] % kLine == 0;
       if (k < a.outputs) through &= streamed[k] && direct[k];
-      if (constant[k]) scratch[k][0] = number_of<T>(o);
+      if (constant[k]) scratch[k][0] = math::value<T>(o.immediate);
       if (cyclic[k])
         for (int64_t done = 0; done < smaller(count, kBlock) + a.shape[0]; done += a.shape[0])
           load_run<T>(o.dtype, scratch[k] + done, static_cast<const char*>(o.data), o.strides[0],
@@ -237,7 +232,7 @@ void map_tiles(const MapArgs& a, int64_t begin, int64_t end, MapBlock block, con
   for (int k = 0; k < a.operands; ++k) {
     streamed[k] = is_streamed(a, k);
     direct[k] = is_direct<T>(a.operand[k]);
-    if (!a.operand[k].data) scratch[k][0][0] = number_of<T>(a.operand[k]);
+    if (!a.operand[k].data) scratch[k][0][0] = math::value<T>(a.operand[k].immediate);
   }
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t row0 = tile % down * kTileRows, rows = smaller(kTileRows, a.shape[1] - row0);

@@ -78,7 +78,7 @@ struct Driver {
 
   static void gather(const ReduceArgs::Input& in, const char* base, const Strided& s, int64_t begin, int64_t n, T* to) {
     if (!in.data) {
-      const T x = std::is_integral_v<T> ? T(in.immediate.integer) : T(in.immediate.real);
+      const T x = math::value<T>(in.immediate);
       for (int64_t i = 0; i < n; ++i) to[i] = x;
       return;
     }
