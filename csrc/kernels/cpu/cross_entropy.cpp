@@ -27,6 +27,9 @@ struct Smoothing {
   explicit Smoothing(const RowsArgs& a) : amount(T(a.parameter[1].real)), classes(T(a.n)) {}
 };
 
+// Whether only the row's own class counts in its loss: there is no label smoothing.
+inline bool has_one_share(const RowsArgs& a) { return a.parameter[1].real == 0; }
+
 // 1 in the lanes that a step has.
 template <class T>
 FASTGRAD_INLINE Vec<T> ones(Whole) {
@@ -90,7 +93,7 @@ struct LogitGradient {
     const bool compared = B::rows_in_lanes && !Probabilities && b.begin + b.n <= kFewClasses;
     const auto write = [&](const auto& term) __attribute__((always_inline)) {
       const auto of_step = [&](auto s) __attribute__((always_inline)) {
-        return math::cross_entropy_backward(exponential(s), row_scale, term(s));
+        return math::cross_entropy_backward(exponential(s), b.spread(row_scale, s), term(s));
       };
       if constexpr (!Probabilities && B::streamed)
         classes.stream(b, of_step, [&](V g) { return g - row_own; });
@@ -100,14 +103,17 @@ struct LogitGradient {
           b.result(s, compared ? select(number == V(kClassNumber<T>[b.begin + s.i]), g - row_own, g) : g);
         });
     };
-    if (Probabilities || smoothing.amount > 0)
+    if (!B::flat && (Probabilities || smoothing.amount > 0))
       write([&](auto s) { return row_share * share_of<T, Probabilities>(b, s, weights, smoothing); });
     else
       write([](auto) { return V(0); });
-    if (!Probabilities && !compared && !B::streamed)
+    if (B::flat && classes.all_own)
+      for (int j = 0; j < b.rows; ++j)
+        *b.element(B::kStreams - 1, j, classes.index[b.lane + j]) -= own.value[b.lane + j];
+    else if (!Probabilities && !compared && !B::streamed)
       for (int j = 0; j < b.rows; ++j) {
         const int64_t c = classes.index[b.lane + j], i = c - b.begin;
-        if (c >= 0 && i >= 0 && i < b.n) b.at(B::kStreams - 1, i)[j] -= own.value[b.lane + j];
+        if (c >= 0 && b.has(i)) *b.element(B::kStreams - 1, j, i) -= own.value[b.lane + j];
       }
   }
 };
@@ -122,7 +128,8 @@ struct CrossEntropy : ClassLossSums<T> {
   using Base::weights;
   static constexpr bool accumulates = true;
   static constexpr RowStreams streams = {Probabilities ? 2 : 1, 0, {kLogits, kTarget}};
-  static constexpr int64_t along_block = kRowInCache;
+  static constexpr int64_t along_block = kRowInCache, flat_row = Probabilities ? 0 : 127;
+  static bool may_be_flat(const RowsArgs& a) { return has_one_share(a); }
   Smoothing<T> smoothing;
   bool sums_all;  // whether sum(q) and sum(q (x - maximum)) are needed
   RowState<T> max, sum, sum_q, sum_q_x;
@@ -150,54 +157,60 @@ struct CrossEntropy : ClassLossSums<T> {
   }
   template <class Blocks>
   FASTGRAD_INLINE void accumulate(const Blocks& blocks, auto whole) {
-    accumulate(blocks, whole, [](const auto&, auto, V) {});
+    accumulate<-1>(blocks, whole);
   }
-  // Calls keep(block, step, exponential); that may be stored in the place of the logit.
-  template <class Blocks, class Keep>
-  FASTGRAD_INLINE void accumulate(const Blocks& blocks, auto whole, const Keep& keep) {
+  // Leaves the exponentials of a block that is the whole row in stream `Kept`, if that is one. It may be the logits'.
+  template <int Kept, class Blocks>
+  FASTGRAD_INLINE void accumulate(const Blocks& blocks, auto whole) {
     using B = typename Blocks::Block;
     constexpr T lowest = T(-__builtin_inf());
     constexpr std::bool_constant<decltype(whole)() && B::kWidens> widened;
-    const auto reference = [&](const B& b) { return math::MaxSum<V>{max.of(b), V(0)}.reference(); };
-    blocks.reduce([&](const B& b) __attribute__((always_inline)) { return b.maximum(widened); }, Max(),
-                  [&](int lane, V highest) { whole ? max.set(lane, highest) : raise(lane, highest); });
-    if (sums_all) {
-      const auto share = [&](const B& b, auto s) { return share_of<T, Probabilities>(b, s, weights, smoothing); };
-      blocks.reduce([&](const B& b) { return b.reduce(V(0), [&](auto s) { return share(b, s); }, math::Plus()); },
+    const auto reference = [&](const auto& b) { return math::MaxSum<V>{max.of(b), V(0)}.reference(); };
+    const auto add = [&](int lane, V v) { sum.set(lane, sum.get(lane) + v); };
+    blocks.maximum(widened, [&](int lane, V highest) { whole ? max.set(lane, highest) : raise(lane, highest); });
+    if (!Blocks::flat && sums_all) {
+      const auto share = [&](const auto& b, auto s) { return share_of<T, Probabilities>(b, s, weights, smoothing); };
+      blocks.reduce([&](const auto& b) { return b.reduce(V(0), [&](auto s) { return share(b, s); }, math::Plus()); },
                     math::Plus(), [&](int lane, V v) { sum_q.set(lane, sum_q.get(lane) + v); });
       blocks.reduce(
-          [&](const B& b) {
+          [&](const auto& b) {
             const V from = reference(b);
             return b.reduce(V(0), [&](auto s) { return share(b, s) * (b.load(0, s) - from); }, math::Plus());
           },
           math::Plus(), [&](int lane, V v) { sum_q_x.set(lane, sum_q_x.get(lane) + v); });
     }
-    const bool picks = B::rows_in_lanes && !Probabilities && whole, compares = picks && blocks.n <= kFewClasses;
+    const bool picks = B::kRows > 1 && !Probabilities && whole,
+               compares = B::rows_in_lanes && picks && blocks.n <= kFewClasses;
     if (picks && !compares)
       blocks.each([&](const B& b) {
         for (int j = 0; j < b.rows; ++j) {
           const int64_t c = classes.index[b.lane + j];
-          logit.value[b.lane + j] = c < 0 ? T(__builtin_nan("")) : b.at(0, c)[j];
+          const T x = *b.element(0, j, c < 0 ? 0 : c);
+          logit.value[b.lane + j] = c < 0 ? T(__builtin_nan("")) : x;
         }
       });
-    blocks.reduce(
-        [&](const B& b) __attribute__((always_inline)) {
-          const V from = reference(b), number = classes.number.of(b);
-          V picked = T(__builtin_nan(""));
-          const V total = b.sum_exponentials(
-              from, [&](auto s) __attribute__((always_inline)) { return b.load(widened ? 1 : 0, s, lowest); },
-              [&](auto s, V x, V e) __attribute__((always_inline)) {
-                if (compares) picked = select(number == V(kClassNumber<T>[s.i]), x, picked);
-                keep(b, s, e);
-              },
-              [&](auto s, auto steps) __attribute__((always_inline)) {
-                b.template prefetch_next<steps>(s, 0);
-                if (whole && B::kStreams > 1) b.template prefetch_next<steps>(s, 1);  // of a longer row, emit() is far
-              });
-          if (compares) logit.set(b.lane, picked);
-          return total;
-        },
-        math::Plus(), [&](int lane, V v) { sum.set(lane, sum.get(lane) + v); });
+    if constexpr (Blocks::flat)
+      blocks.template sum_exponentials<Kept>(reference, add);
+    else
+      blocks.reduce(
+          [&](const B& b) __attribute__((always_inline)) {
+            const V from = reference(b), number = classes.number.of(b);
+            V picked = T(__builtin_nan(""));
+            const V total = b.sum_exponentials(
+                from, [&](auto s) __attribute__((always_inline)) { return b.load(widened ? 1 : 0, s, lowest); },
+                [&](auto s, V x, V e) __attribute__((always_inline)) {
+                  if (compares) picked = select(number == V(kClassNumber<T>[s.i]), x, picked);
+                  if (Kept >= 0 && whole) b.store(Kept, s, e);
+                },
+                [&](auto s, auto steps) __attribute__((always_inline)) {
+                  b.template prefetch_next<steps>(s, 0);
+                  if (whole && B::kStreams > 1)
+                    b.template prefetch_next<steps>(s, 1);  // of a longer row, emit() is far
+                });
+            if (compares) logit.set(b.lane, picked);
+            return total;
+          },
+          math::Plus(), add);
   }
 
   // The losses of a register of rows.
@@ -249,9 +262,7 @@ struct CrossEntropyWithGradient : CrossEntropy<T, false> {
   }
   template <class Blocks>
   FASTGRAD_INLINE void accumulate(const Blocks& blocks, auto whole) {
-    Base::accumulate(blocks, whole, [&](const auto& b, auto s, V e) __attribute__((always_inline)) {
-      if (whole) b.store(1, s, e);
-    });
+    Base::template accumulate<1>(blocks, whole);
   }
   template <class B>
   FASTGRAD_INLINE void emit(const B& b, bool whole) {
@@ -259,7 +270,7 @@ struct CrossEntropyWithGradient : CrossEntropy<T, false> {
     if (whole)
       gradient.emit(b, this->classes, [&](auto s) { return b.load(1, s); });
     else
-      gradient.emit(b, this->classes, [&](auto s) { return exp_nonpositive(b.load(0, s) - max); });
+      gradient.emit(b, this->classes, [&](auto s) { return exp_nonpositive(b.load(0, s) - b.spread(max, s)); });
   }
 };
 
@@ -290,8 +301,9 @@ template <class T, bool Probabilities>
 struct CrossEntropyBackward : RowFormula<T> {
   static constexpr RowStreams streams =
       Probabilities ? RowStreams{2, 1, {kLogits, kTarget, kGradInput}} : RowStreams{1, 1, {kLogits, kGradInput}};
-  static constexpr int64_t along_block = 1 << 14;
+  static constexpr int64_t along_block = 1 << 14, flat_row = Probabilities ? 0 : 63;
   static constexpr int short_row = 2;
+  static bool may_be_flat(const RowsArgs& a) { return has_one_share(a); }
   const RowsArgs& args;
   RowGradient<T> incoming;
   LogitGradient<T, Probabilities> gradient;
@@ -317,7 +329,7 @@ struct CrossEntropyBackward : RowFormula<T> {
     gradient.emit(b, classes, [&](auto s) {
       b.prefetch_next(s, 0, 1);
       if constexpr (Probabilities) b.prefetch_next(s, 2);
-      return exp_nonpositive(b.load(0, s) - row_max);
+      return exp_nonpositive(b.load(0, s) - b.spread(row_max, s));
     });
   }
 };

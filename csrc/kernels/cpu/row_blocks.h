@@ -60,7 +60,7 @@ struct Max {
 template <class T, bool Across, int Streams, class S = T, int Inputs = 0, bool Long = false>
 struct RowBlock {
   using V = Vec<T>;
-  static constexpr bool rows_in_lanes = Across, streamed = false;
+  static constexpr bool rows_in_lanes = Across, streamed = false, flat = false;
   static constexpr int kRows = Across ? V::size : 1, kStreams = Streams;
   // Whether 16-bit inputs of rows that are one block are widened once: into the output's buffer, stream 1.
   static constexpr bool kWidens = Inputs > 0 && Inputs < Streams;
@@ -93,6 +93,11 @@ struct RowBlock {
     }
   }
   FASTGRAD_INLINE T* at(int k, int64_t i) const { return reinterpret_cast<T*>(data[k]) + (Across ? i * pitch : i); }
+  // Element i of the block's row j.
+  FASTGRAD_INLINE T* element(int k, int j, int64_t i) const { return at(k, i) + j; }
+  FASTGRAD_INLINE bool has(int64_t i) const { return i >= 0 && i < n; }
+  // What is known of the block's rows, in the lanes of a step.
+  FASTGRAD_INLINE V spread(V v, auto) const { return v; }
   FASTGRAD_INLINE V load(int k, Whole s, T = 0) const {
     if (k < Inputs) return load_as<T>(reinterpret_cast<const S*>(data[k]) + s.i);
     return V::load(at(k, s.i));
@@ -245,7 +250,7 @@ struct RowState {
   // As the lanes of block b need it.
   template <class B>
   FASTGRAD_INLINE Vec<T> of(const B& b) const {
-    return B::rows_in_lanes || b.split ? get(b.lane) : Vec<T>(value[b.lane]);
+    return B::kRows > 1 || b.split ? get(b.lane) : Vec<T>(value[b.lane]);
   }
 };
 
@@ -255,6 +260,7 @@ template <class B>
 struct RowBlocks {
   using Block = B;
   using V = typename B::V;
+  static constexpr bool flat = false;
   const RowTile& tile;
   const RowView* view;
   int64_t pitch, begin, n;
@@ -276,6 +282,10 @@ struct RowBlocks {
   template <class F>
   FASTGRAD_INLINE void each(const F& f) const {
     for (B b = first(); b.lane < tile.rows; advance(b)) f(b);
+  }
+  template <class Take>
+  FASTGRAD_INLINE void maximum(auto widened, const Take& take) const {
+    reduce([&](const B& b) __attribute__((always_inline)) { return b.maximum(widened); }, Max(), take);
   }
   // Calls take(lane, v), v being of each row from `lane` on, or of each lane of a split one, the partial results that
   // partial(block) gives, combined.

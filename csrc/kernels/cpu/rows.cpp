@@ -1,6 +1,7 @@
 // The part of the row engine that no formula instantiates: planning, gathering and scattering; see rows.h.
 #include "rows.h"
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "convert.h"
@@ -39,13 +40,23 @@ bool is_streamed(const RowsArgs& a, const RowStreams& streams, const RowsPlan& p
   return row == item && smaller(a.row_shape[0], plan.tile_rows) * item >= kShortestRun;
 }
 
+// Whether the rows of every stream are adjacent, and so short that they are computed flat.
+bool is_flat(const RowsArgs& a, const RowStreams& streams, int64_t longest) {
+  bool flat = a.n > 0 && a.n <= longest && a.rows > 1 && (a.ndim == 1 || a.row_shape[0] >= kShortTile);
+  for (int s = 0; s < streams.inputs + streams.outputs; ++s) {
+    const auto& o = a.operand[streams.index[s]];
+    flat &= o.element_stride == size_of(o.dtype) && o.row_strides[0] == a.n * o.element_stride;
+  }
+  return flat;
+}
+
 bool is_row_of(const RowsArgs::Operand& o, Dtype dtype) {
   return o.dtype == dtype && o.element_stride == size_of(dtype);
 }
 
 // Whether rows are used in place, one at a time: then those past the cache consist of whole lines.
 bool is_by_row(const RowsArgs& a, const RowStreams& streams, const RowsPlan& plan) {
-  if (plan.across || !plan.single || a.n == 0) return false;
+  if (plan.across || plan.flat || !plan.single || a.n == 0) return false;
   for (int s = 0; s < streams.inputs + streams.outputs; ++s)
     if (!is_row_of(a.operand[streams.index[s]], plan.stored)) return false;
   const auto& out = a.operand[streams.index[streams.inputs]];
@@ -59,7 +70,8 @@ bool is_by_row(const RowsArgs& a, const RowStreams& streams, const RowsPlan& pla
 RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, RowTraits traits) {
   RowsPlan plan;
   const int64_t item = size_of(a.compute);
-  const bool short_rows = a.n * item < traits.short_row * kVecBytes && a.rows > 1;
+  plan.flat = is_flat(a, streams, traits.flat_row);
+  const bool short_rows = !plan.flat && a.n * item < traits.short_row * kVecBytes && a.rows > 1;
   plan.across = short_rows;
   for (int s = 0; s < streams.inputs + streams.outputs; ++s) {
     const auto& o = a.operand[streams.index[s]];
@@ -86,14 +98,16 @@ RowsPlan plan_rows(const RowsArgs& a, const RowStreams& streams, RowTraits trait
   plan.block = smaller(plan.block, larger(a.n, 1));
   plan.single = plan.block >= a.n;
   plan.stored = a.compute;
-  if (!plan.across && a.compute == Dtype::f32 && streams.inputs > 0) {
+  if (!plan.across && !plan.flat && a.compute == Dtype::f32 && streams.inputs > 0) {
     const Dtype dtype = a.operand[streams.index[0]].dtype;
     bool all = dtype == Dtype::bf16 || dtype == Dtype::f16;
     for (int s = 0; s < streams.inputs; ++s) all &= is_row_of(a.operand[streams.index[s]], dtype);
     if (all) plan.stored = dtype;
   }
-  if (!plan.across && !no_streams)
-    plan.tile_rows = int(larger(smaller(kRowsInCache / (plan.block * item), plan.single ? kShortTile : 1), 1));
+  if (!plan.across && !no_streams) {
+    const int64_t most = plan.flat ? kTileRows : plan.single ? kShortTile : 1;
+    plan.tile_rows = int(larger(smaller(kRowsInCache / (plan.block * item), most), 1));
+  }
   plan.piece_rows = larger(larger(kPieceElements / larger(a.n, 1), ceil_div(a.rows, kMaxPieces)), 1);
   plan.by_row = (plan.stored == a.compute ? traits.by_row : traits.by_row_16) && is_by_row(a, streams, plan);
   if (plan.by_row) {
@@ -137,7 +151,7 @@ RowBuffers<T>::RowBuffers(const RowsArgs& a, const RowStreams& streams, const Ro
   const int count = streams.inputs + streams.outputs;
   const int64_t elements = round_up(plan.block * plan.tile_rows + Vec<T>::size, 64);
   bool in_place[kMaxStreams];
-  int buffers = plan.across ? 1 : 0;  // one for scratch_
+  int buffers = plan.flat ? 2 : plan.across ? 1 : 0;  // for scratch_, and row_of_
   for (int s = 0; s < count; ++s) {
     const auto& o = a.operand[streams.index[s]];
     streamed_[s] = is_streamed(a, streams, plan, s);
@@ -158,7 +172,9 @@ RowBuffers<T>::RowBuffers(const RowsArgs& a, const RowStreams& streams, const Ro
     const auto& o = a.operand[streams.index[s]];
     adjacent &= o.element_stride == size_of(o.dtype) && o.row_strides[0] == a.n * o.element_stride;
   }
-  if (adjacent && a.n > 0)
+  if (plan.flat)
+    at_once_ = kTileRows;
+  else if (adjacent && a.n > 0)
     while (2 * at_once_ * a.n <= kStreamedAtOnce) at_once_ *= 2;
   memory_ = buffers ? static_cast<T*>(std::aligned_alloc(64, buffers * elements * sizeof(T))) : nullptr;
   if (buffers && !memory_) std::abort();
@@ -168,7 +184,10 @@ RowBuffers<T>::RowBuffers(const RowsArgs& a, const RowStreams& streams, const Ro
     buffer_[s] = in_place[s] ? nullptr : shared ? buffer_[0] : next;
     if (!in_place[s] && !shared) next += elements;
   }
-  scratch_ = plan.across ? next : nullptr;
+  scratch_ = next;
+  if (!plan.flat) return;
+  row_of_ = reinterpret_cast<int32_t*>(next + elements);
+  for (int row = 0; row < Vec<T>::size; ++row) std::fill_n(row_of_ + row * a.n, a.n, row);
 }
 template <class T>
 RowBuffers<T>::~RowBuffers() {
@@ -196,7 +215,9 @@ void RowBuffers<T>::load(const RowTile& tile, int64_t begin, int64_t n, RowView*
       view[s] = {from, row, larger(to_next, kLead)};
       if (!buffer_[s]) continue;
       view[s] = {reinterpret_cast<char*>(buffer_[s]), plan_.block * int64_t(sizeof(T)), 0};
-      if (s < streams_.inputs)
+      if (s < streams_.inputs && plan_.flat)
+        load_run<T>(o.dtype, buffer_[s], from, o.element_stride, tile.rows * n);
+      else if (s < streams_.inputs)
         for (int j = 0; j < tile.rows; ++j)
           load_run<T>(o.dtype, buffer_[s] + j * plan_.block, from + j * row, o.element_stride, n);
       continue;

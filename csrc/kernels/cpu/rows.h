@@ -1,11 +1,11 @@
 // The row engine: rows<Formula>(args) on the CPU, for formulas that reduce along a row and then map over it.
 //
-// Layout: a formula sees blocks of its compute type in one of two shapes. Along: contiguous elements of one row fill
+// Layout: a formula sees blocks of its compute type in one of three shapes. Along: contiguous elements of one row fill
 // the lanes of a register. Across: a tile of adjacent rows lies side by side, element by element, so that each lane is
 // a row; this serves rows whose elements are strided (softmax over dimension 0: the tile is gathered by whole cache
-// lines) and rows too short to fill registers. A block is used in place where its layout allows (along; inputs of
-// 16-bit floats are widened as they are loaded), and otherwise gathered into a buffer that fits the cache, and
-// scattered after.
+// lines) and rows too short to fill registers. Flat: short rows, one after the other, are one run of elements
+// (flat_rows.h). A block is used in place where its layout allows (along and flat; along, inputs of 16-bit floats are
+// widened as they are loaded), and otherwise gathered into a buffer that fits the cache, and scattered after.
 // Passes: accumulate() over all blocks of a tile of rows, then emit() over all blocks. Rows that are one block are read
 // once; longer ones are read again by emit(). What is known of a row lies in one lane, in both shapes: along, a tile is
 // as many rows as fit a part of L1, and a register of them is reduced at once. A formula with little to compute takes
@@ -14,6 +14,7 @@
 // Parallel: the rows are cut in pieces that do not depend on the number of threads; what a formula sums over rows it
 // sums per piece, and the pieces are combined in order.
 #pragma once
+#include "flat_rows.h"
 #include "parallel.h"
 #include "row_blocks.h"
 #include "sizes.h"
@@ -25,9 +26,11 @@ constexpr int kMaxPieces = 1024;
 constexpr int64_t kRowInCache = 1 << 20;  // bytes of a row whose passes find it in a cache: its exponentials are kept
 constexpr int64_t kStreamedAtOnce = 512;  // elements; a multiple of every register's lanes
 
+enum class RowShape { along, across, flat };
+
 // How the engine cuts the work; computed once a call.
 struct RowsPlan {
-  bool across;
+  bool across, flat;
   int tile_rows;               // most rows of a tile
   int64_t block;               // elements of a row at a time
   int64_t piece_rows, pieces;  // rows a piece, a multiple of tile_rows
@@ -46,7 +49,7 @@ struct RowStreams {
 
 // What a formula has of these; `again`: whether emit() reads what accumulate() read.
 struct RowTraits {
-  int64_t along_block;
+  int64_t along_block, flat_row;
   int short_row;
   bool by_row, by_row_16, again;
 };
@@ -64,6 +67,9 @@ class RowBuffers {
   void load(const RowTile& tile, int64_t begin, int64_t n, RowView* view);
   // Stores elements [begin, begin + n) of the rows up to `lane`, which are `loaded` elements into the buffers.
   void store(const RowTile& tile, int lane, int64_t begin, int64_t n, int64_t loaded);
+  // Of a flat tile: room for its elements, and of each element of a group its row.
+  T* scratch() const { return scratch_; }
+  const int32_t* row_of() const { return row_of_; }
   // Whether to do that when the row in lane `lane` is done. Rows that are short, and adjacent, are stored several at
   // once.
   FASTGRAD_INLINE bool stores(const RowTile& tile, int lane) const {
@@ -95,7 +101,8 @@ class RowBuffers {
   bool through_;         // whether emit() streams whole lines
   int64_t at_most_;      // elements emitted at once: stores past the cache must not come in long bursts
   int at_once_ = 1;      // rows, a power of two
-  T* scratch_;           // rows before they are transposed
+  T* scratch_;           // rows before they are transposed, or flat ones' exponentials
+  int32_t* row_of_;      // see row_of()
   T* memory_;
 };
 
@@ -103,11 +110,12 @@ class RowBuffers {
 //   streams            a static RowStreams
 //   along_block        how long a block along a row may be, in bytes: rows up to it are one block
 //   short_row          rows of fewer registers are computed across
+//   flat_row           adjacent rows of up to so many elements are computed flat, if may_be_flat(args)
 //   Formula(args, shared)                   one a thread
 //   begin_piece(piece), end_piece(piece)
 //   begin(tile)        before the first pass
 //   accumulate(blocks, whole) the first pass: of all rows, a block; std::true_type: it is all of each
-//   finish(tile, in_tile, split) after it; `in_tile`: whole rows lay in the lanes, for accumulate() to read
+//   finish(tile, in_tile, split) after it; `in_tile`: accumulate() had whole rows, of all lanes, to read
 //   emit(block, whole) the second pass, if there are outputs
 //   by_row, by_row_16  whether it has row(), and of 16-bit floats: so light that a tile is more work than its rows
 //   row(block)         both passes over a row in place
@@ -115,6 +123,8 @@ class RowBuffers {
 template <class T>
 struct RowFormula {
   static constexpr int short_row = 3;
+  static constexpr int64_t flat_row = 0;
+  static bool may_be_flat(const RowsArgs&) { return true; }
   static constexpr bool by_row = false, by_row_16 = false;
   FASTGRAD_INLINE void begin_piece(int64_t) {}
   FASTGRAD_INLINE void end_piece(int64_t) {}
@@ -126,52 +136,60 @@ struct RowFormula {
 template <class F>
 concept Accumulates = requires { F::accumulates; };
 
-template <class T, bool Across, class S, bool Long, class Formula>
+template <class T, RowShape Shape, class S, bool Long, class Formula>
 FASTGRAD_INLINE void rows_tile(const RowsPlan& plan, RowBuffers<T>& buffers, const RowTile& tile, int64_t n,
                                Formula& f) {
   constexpr RowStreams streams = Formula::streams;
+  constexpr bool Along = Shape == RowShape::along, Across = Shape == RowShape::across;
   using B = RowBlock<T, Across, streams.inputs + streams.outputs, S, std::is_same_v<S, T> ? 0 : streams.inputs, Long>;
   RowView view[kMaxStreams] = {};
   [[maybe_unused]] const auto load = [&](int64_t begin, bool again, bool split) {
     const int64_t length = n - begin < plan.block ? n - begin : plan.block;
     if (again) buffers.load(tile, begin, length, view);
-    return RowBlocks<B>{tile, view, plan.tile_rows, begin, length, split};
+    const RowBlocks<B> blocks{tile, view, plan.tile_rows, begin, length, split};
+    if constexpr (Shape == RowShape::flat)
+      return FlatRows<B>{blocks, buffers.row_of(), buffers.scratch()};
+    else
+      return blocks;
   };
   f.begin(tile);
   if constexpr (Accumulates<Formula>) {
     if (plan.single)
       f.accumulate(load(0, true, false), std::true_type());
     else
-      for (int64_t begin = 0; begin < n; begin += plan.block)
-        f.accumulate(load(begin, true, !Across), std::false_type());
-    f.finish(tile, Across && plan.single, !Across && !plan.single);
+      for (int64_t begin = 0; begin < n; begin += plan.block) f.accumulate(load(begin, true, Along), std::false_type());
+    f.finish(tile, !Along && plan.single, Along && !plan.single);
   }
   if constexpr (streams.outputs > 0) {
     for (int64_t begin = 0; begin < n; begin += plan.block) {
-      const RowBlocks<B> blocks = load(begin, !Accumulates<Formula> || !plan.single, false);
-      blocks.each([&](const B& b) __attribute__((always_inline)) {
-        int64_t length;
-        for (int64_t i = 0; i < blocks.n; i += length) {
-          T* line = nullptr;
-          length = Across ? blocks.n : buffers.emitted_at_once(tile, b.lane, begin + i, blocks.n - i, line);
-          const B part = b.part(i, length);
-          if constexpr (!Across && std::is_same_v<S, T>)
-            if (line) {
-              f.emit(StreamedBlock<B>{part, line}, plan.single);
-              continue;
-            }
-          f.emit(part, plan.single);
-          if (!Across && buffers.stores(tile, b.lane)) buffers.store(tile, b.lane, part.begin, part.n, i);
-        }
-      });
-      if (Across) buffers.store(tile, tile.rows - 1, begin, blocks.n, 0);
+      const auto blocks = load(begin, !Accumulates<Formula> || !plan.single, false);
+      if constexpr (!Along) {
+        blocks.each([&](const auto& b) __attribute__((always_inline)) { f.emit(b, plan.single); });
+        buffers.store(tile, tile.rows - 1, begin, blocks.n, 0);
+      } else {
+        blocks.each([&](const B& b) __attribute__((always_inline)) {
+          int64_t length;
+          for (int64_t i = 0; i < blocks.n; i += length) {
+            T* line = nullptr;
+            length = buffers.emitted_at_once(tile, b.lane, begin + i, blocks.n - i, line);
+            const B part = b.part(i, length);
+            if constexpr (std::is_same_v<S, T>)
+              if (line) {
+                f.emit(StreamedBlock<B>{part, line}, plan.single);
+                continue;
+              }
+            f.emit(part, plan.single);
+            if (buffers.stores(tile, b.lane)) buffers.store(tile, b.lane, part.begin, part.n, i);
+          }
+        });
+      }
     }
   }
 }
 
-template <class T, bool Across, class S, bool Long, class Formula, class Shared>
+template <class T, RowShape Shape, class S, bool Long, class Formula, class Shared>
 void rows_pieces(const RowsArgs& a, const RowsPlan& plan, int64_t begin, int64_t end, Shared* shared) {
-  constexpr bool one_run = !Across && Formula::streams.inputs + Formula::streams.outputs > 0;
+  constexpr bool one_run = Shape != RowShape::across && Formula::streams.inputs + Formula::streams.outputs > 0;
   RowBuffers<T> buffers(a, Formula::streams, plan);
   RowTile tile;
   Formula f(a, shared);
@@ -181,7 +199,7 @@ void rows_pieces(const RowsArgs& a, const RowsPlan& plan, int64_t begin, int64_t
     const int64_t last = first + plan.piece_rows < a.rows ? first + plan.piece_rows : a.rows;
     for (int64_t r = first; r < last; r += tile.rows) {
       tile.locate(a, r, int(last - r < plan.tile_rows ? last - r : plan.tile_rows), one_run);
-      rows_tile<T, Across, S, Long>(plan, buffers, tile, a.n, f);
+      rows_tile<T, Shape, S, Long>(plan, buffers, tile, a.n, f);
     }
     f.end_piece(piece);
   }
@@ -218,20 +236,24 @@ void rows_in_place(const RowsArgs& a, const RowsPlan& plan, int64_t first_piece,
 template <class T, class Formula, class Shared>
 int64_t rows_of(const RowsArgs& a, Shared* shared) {
   constexpr bool again = Accumulates<Formula> && Formula::streams.outputs > 0;
-  const RowsPlan plan = plan_rows(
-      a, Formula::streams, {Formula::along_block, Formula::short_row, Formula::by_row, Formula::by_row_16, again});
+  constexpr bool flat = kHasFlatRows<T> && Formula::flat_row > 0;
+  const RowsPlan plan = plan_rows(a, Formula::streams,
+                                  {Formula::along_block, flat && Formula::may_be_flat(a) ? Formula::flat_row : 0,
+                                   Formula::short_row, Formula::by_row, Formula::by_row_16, again});
   parallel_for(0, plan.pieces, 1, [&](int64_t begin, int64_t end) {
     const auto rows = [&]<class S, bool Long>(S, std::bool_constant<Long>) {
       if constexpr (std::is_same_v<S, T> ? Formula::by_row : Formula::by_row_16)
         if (plan.by_row) return rows_in_place<T, S, Long, Formula>(a, plan, begin, end);
-      rows_pieces<T, false, S, Long, Formula>(a, plan, begin, end, shared);
+      rows_pieces<T, RowShape::along, S, Long, Formula>(a, plan, begin, end, shared);
     };
     const auto along = [&](auto stored) {
       if constexpr (Accumulates<Formula> || Formula::by_row)
         if (plan.single && a.n > kChain<T>) return rows(stored, std::true_type());
       rows(stored, std::false_type());
     };
-    if (plan.across) return rows_pieces<T, true, T, false, Formula>(a, plan, begin, end, shared);
+    if (plan.across) return rows_pieces<T, RowShape::across, T, false, Formula>(a, plan, begin, end, shared);
+    if constexpr (flat)
+      if (plan.flat) return rows_pieces<T, RowShape::flat, T, false, Formula>(a, plan, begin, end, shared);
     if constexpr (std::is_same_v<T, float> && Formula::streams.inputs > 0) {
       if (plan.stored == Dtype::bf16) return along(bf16());
       if (plan.stored == Dtype::f16) return along(f16());

@@ -17,7 +17,7 @@ struct SoftmaxRows : RowFormula<T> {
   using V = Vec<T>;
   static constexpr bool accumulates = true;
   static constexpr RowStreams streams = {1, 1, {0, 1}};
-  static constexpr int64_t along_block = kRowInCache;
+  static constexpr int64_t along_block = kRowInCache, flat_row = 127;
   RowState<T> max, sum;
 
   SoftmaxRows(const RowsArgs&, void*) {}
@@ -36,22 +36,25 @@ struct SoftmaxRows : RowFormula<T> {
     using B = typename Blocks::Block;
     constexpr T lowest = T(-__builtin_inf());
     constexpr std::bool_constant<decltype(whole)() && B::kWidens> widened;
-    blocks.reduce([&](const B& b) __attribute__((always_inline)) { return b.maximum(widened); }, Max(),
-                  [&](int lane, V highest) { whole ? max.set(lane, highest) : raise(lane, highest); });
-    blocks.reduce(
-        [&](const B& b) __attribute__((always_inline)) {
-          const V reference = math::MaxSum<V>{max.of(b), V(0)}.reference();
-          return b.sum_exponentials(
-              reference, [&](auto s) __attribute__((always_inline)) { return b.load(widened ? 1 : 0, s, lowest); },
-              [&](auto s, V, V e) __attribute__((always_inline)) {
-                if (!Log && whole) b.store(1, s, e);
-              },
-              [&](auto s, auto steps) __attribute__((always_inline)) {
-                b.template prefetch_next<steps>(s, 0);
-                if (whole) b.template prefetch_next<steps>(s, 1);  // of a longer row, emit() is far away
-              });
-        },
-        math::Plus(), [&](int lane, V v) { sum.set(lane, sum.get(lane) + v); });
+    blocks.maximum(widened, [&](int lane, V highest) { whole ? max.set(lane, highest) : raise(lane, highest); });
+    const auto reference = [&](const auto& b) { return math::MaxSum<V>{max.of(b), V(0)}.reference(); };
+    const auto add = [&](int lane, V v) { sum.set(lane, sum.get(lane) + v); };
+    if constexpr (Blocks::flat)
+      blocks.template sum_exponentials<Log ? -1 : 1>(reference, add);
+    else
+      blocks.reduce(
+          [&](const B& b) __attribute__((always_inline)) {
+            return b.sum_exponentials(
+                reference(b), [&](auto s) __attribute__((always_inline)) { return b.load(widened ? 1 : 0, s, lowest); },
+                [&](auto s, V, V e) __attribute__((always_inline)) {
+                  if (!Log && whole) b.store(1, s, e);
+                },
+                [&](auto s, auto steps) __attribute__((always_inline)) {
+                  b.template prefetch_next<steps>(s, 0);
+                  if (whole) b.template prefetch_next<steps>(s, 1);  // of a longer row, emit() is far away
+                });
+          },
+          math::Plus(), add);
   }
   FASTGRAD_INLINE void finish(const RowTile& tile, bool, bool split) {
     if (split) {
@@ -67,11 +70,13 @@ struct SoftmaxRows : RowFormula<T> {
   FASTGRAD_INLINE void emit(const B& b, bool whole) {
     const V m = max.of(b), r = sum.of(b);
     if (Log)
-      b.each([&](auto s) { b.result(s, math::log_softmax(b.load(whole && B::kWidens ? 1 : 0, s), m, r)); });
+      b.each([&](auto s) {
+        b.result(s, math::log_softmax(b.load(whole && B::kWidens ? 1 : 0, s), b.spread(m, s), b.spread(r, s)));
+      });
     else if (whole)
-      b.each([&](auto s) { b.result(s, b.load(1, s) * r); });
+      b.each([&](auto s) { b.result(s, b.load(1, s) * b.spread(r, s)); });
     else
-      b.each([&](auto s) { b.result(s, math::softmax(b.load(0, s), m, r)); });
+      b.each([&](auto s) { b.result(s, math::softmax(b.load(0, s), b.spread(m, s), b.spread(r, s))); });
   }
 };
 
@@ -84,7 +89,7 @@ struct SoftmaxBackwardRows : RowFormula<T> {
   static constexpr int short_row = 1;
   static constexpr bool by_row = true,
                         by_row_16 = !Log || kVecBytes == 64;  // 16 registers are too few for the exponential
-  static constexpr int64_t along_block = kRowInCache;
+  static constexpr int64_t along_block = kRowInCache, flat_row = Log ? 31 : 23;
   RowState<T> sum;
 
   SoftmaxBackwardRows(const RowsArgs&, void*) {}
@@ -92,19 +97,20 @@ struct SoftmaxBackwardRows : RowFormula<T> {
     for (int i = 0; i < tile.rows; i += V::size) sum.set(i, V(0));
   }
   template <class B>
+  static FASTGRAD_INLINE V term(const B& b, auto s) {
+    b.prefetch_next(s, 0);  // both passes fetch, so that memory idles in neither
+    return Log ? b.first(0, s) : b.load(0, s) * b.first(1, s);
+  }
+  template <class B>
   static FASTGRAD_INLINE V partial(const B& b) {
-    const auto term = [&](auto s) __attribute__((always_inline)) {
-      b.prefetch_next(s, 0);  // both passes fetch, so that memory idles in neither
-      return Log ? b.first(0, s) : b.load(0, s) * b.first(1, s);
-    };
-    return b.reduce(V(0), term, math::Plus());
+    return b.reduce(V(0), [&](auto s) __attribute__((always_inline)) { return term(b, s); }, math::Plus());
   }
   template <class B>
   static FASTGRAD_INLINE void derive(const B& b, V total) {
     b.each([&](auto s) __attribute__((always_inline)) {
       b.prefetch_next(s, 1, 2);
-      const V g = b.load(0, s), y = b.load(1, s);
-      b.result(s, Log ? math::log_softmax_backward(g, y, total) : math::softmax_backward(g, y, total));
+      const V g = b.load(0, s), y = b.load(1, s), of_row = b.spread(total, s);
+      b.result(s, Log ? math::log_softmax_backward(g, y, of_row) : math::softmax_backward(g, y, of_row));
     });
   }
   template <class B>
@@ -113,8 +119,12 @@ struct SoftmaxBackwardRows : RowFormula<T> {
   }
   template <class Blocks>
   FASTGRAD_INLINE void accumulate(const Blocks& blocks, bool) {
-    blocks.reduce([](const auto& b) { return partial(b); }, math::Plus(),
-                  [&](int lane, V v) { sum.set(lane, sum.get(lane) + v); });
+    const auto add = [&](int lane, V v) { sum.set(lane, sum.get(lane) + v); };
+    if constexpr (Blocks::flat)
+      blocks.fold([](const auto& b, auto s) __attribute__((always_inline)) { return term(b, s); }, V(0), math::Plus(),
+                  add);
+    else
+      blocks.reduce([](const auto& b) { return partial(b); }, math::Plus(), add);
   }
   FASTGRAD_INLINE void finish(const RowTile&, bool, bool split) {
     if (split) sum.set(0, V(reduce_lanes(sum.get(0), math::Plus())));
