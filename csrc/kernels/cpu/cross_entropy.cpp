@@ -179,8 +179,8 @@ struct CrossEntropy : ClassLossSums<T> {
           },
           math::Plus(), [&](int lane, V v) { sum_q_x.set(lane, sum_q_x.get(lane) + v); });
     }
-    const bool picks = B::kRows > 1 && !Probabilities && whole,
-               compares = B::rows_in_lanes && picks && blocks.n <= kFewClasses;
+    constexpr bool picks = B::kRows > 1 && !Probabilities && decltype(whole)();
+    const bool compares = B::rows_in_lanes && picks && blocks.n <= kFewClasses;
     if (picks && !compares)
       blocks.each([&](const B& b) {
         for (int j = 0; j < b.rows; ++j) {
@@ -190,27 +190,31 @@ struct CrossEntropy : ClassLossSums<T> {
         }
       });
     if constexpr (Blocks::flat)
-      blocks.template sum_exponentials<Kept>(reference, add);
-    else
-      blocks.reduce(
-          [&](const B& b) __attribute__((always_inline)) {
-            const V from = reference(b), number = classes.number.of(b);
-            V picked = T(__builtin_nan(""));
-            const V total = b.sum_exponentials(
-                from, [&](auto s) __attribute__((always_inline)) { return b.load(widened ? 1 : 0, s, lowest); },
-                [&](auto s, V x, V e) __attribute__((always_inline)) {
-                  if (compares) picked = select(number == V(kClassNumber<T>[s.i]), x, picked);
-                  if (Kept >= 0 && whole) b.store(Kept, s, e);
-                },
-                [&](auto s, auto steps) __attribute__((always_inline)) {
-                  b.template prefetch_next<steps>(s, 0);
-                  if (whole && B::kStreams > 1)
-                    b.template prefetch_next<steps>(s, 1);  // of a longer row, emit() is far
-                });
-            if (compares) logit.set(b.lane, picked);
-            return total;
-          },
-          math::Plus(), add);
+      return blocks.template sum_exponentials<Kept>(reference, add);
+    else {
+      const auto sums = [&](const B& b, auto comparing) __attribute__((always_inline)) {
+        const V from = reference(b), number = classes.number.of(b);
+        V picked = T(__builtin_nan(""));
+        const V total = b.sum_exponentials(
+            from, [&](auto s) __attribute__((always_inline)) { return b.load(widened ? 1 : 0, s, lowest); },
+            [&](auto s, V x, V e) __attribute__((always_inline)) {
+              if (comparing) picked = select(number == V(kClassNumber<T>[s.i]), x, picked);
+              if (Kept >= 0 && whole) b.store(Kept, s, e);
+            },
+            [&](auto s, auto steps) __attribute__((always_inline)) {
+              b.template prefetch_next<steps>(s, 0);
+              if (whole && B::kStreams > 1) b.template prefetch_next<steps>(s, 1);  // of a longer row, emit() is far
+            });
+        if (comparing) logit.set(b.lane, picked);
+        return total;
+      };
+      if constexpr (B::rows_in_lanes && picks)
+        if (compares)
+          return blocks.reduce([&](const B& b) __attribute__((always_inline)) { return sums(b, std::true_type()); },
+                               math::Plus(), add);
+      blocks.reduce([&](const B& b) __attribute__((always_inline)) { return sums(b, std::false_type()); }, math::Plus(),
+                    add);
+    }
   }
 
   // The losses of a register of rows.
