@@ -16,7 +16,7 @@ MEMORY = {"memory": 1.25}
 TOTAL = {"forward+backward": {"E": 7.0, "T": 2.5, "C": 2.5, **MEMORY}}
 BOTH = ("forward+backward",)
 ARITHMETIC = "bound by arithmetic: a maximum, an exponential, a sum, a product and two stores"
-TRANSPOSED = "rows of 10 are transposed to registers, and their gradient back"
+ONCE_A_ROW = "what is done once a row takes as long as the exponentials of its ten elements"
 KEPT = "8 bytes a row are kept for backward, and a row has 20"
 HALF = "bound by arithmetic, with two conversions besides, where torch is faster than in float32"
 
@@ -38,7 +38,7 @@ def case(op: str, shape: tuple[int, ...], variant: str = "", **settings: Any) ->
         "dim": 1,
         "targets": TOTAL,
         "flops": lambda s: 14 * count(s),
-        "why": {"forward+backward": TRANSPOSED if shape[1] == 10 else ARITHMETIC},
+        "why": {"forward+backward": ONCE_A_ROW if shape[1] == 10 else ARITHMETIC},
         **both(op, TF),
     }
     return Case(op=op, shape=shape, variant=variant, **defaults | settings)

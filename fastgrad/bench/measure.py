@@ -27,6 +27,7 @@ __all__ = ["Session", "one_line"]
 _ROTATED_BYTES = 128 << 20  # of arguments: a call does not find its predecessor's in the cache
 _MOST_SETS = 8
 _BLOCK = 0.01  # seconds of calls in a round, at least
+_PATIENCE = 8.0  # seconds of a call of torch, of which a case makes twenty: bfloat16 products on a CPU without them
 
 
 class Session:
@@ -45,7 +46,10 @@ class Session:
         self.timers: dict[str, dict[str, Timer]] = {}
         self.traffic: dict[str, dict[str, float]] = {}
         self.scale: dict[str, float] = {}  # how many times over the measured limit is meant
+        start = perf_counter()
         result = case.theirs(*_detached(first))
+        if (took := perf_counter() - start) > _PATIENCE:
+            raise TimeoutError(f"not measured, since a call of torch takes {took:.0f} s")
         self.single = isinstance(result, torch.Tensor)
         # Incoming gradients, one a set.
         self.seeds = [_like(_first(result)) for _ in self.sets] if set(case.passes) - set(FORWARD) else []
