@@ -173,10 +173,9 @@ def test_errors_are_relative_to_float64() -> None:
 
 
 def test_what_takes_torch_too_long_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = next(c for c in ALL if c.op == "exp")
     monkeypatch.setattr(measure, "_PATIENCE", 0.0)
     with pytest.raises(TimeoutError, match="not measured, since a call of torch takes 0 s"):
-        session(tiny(case))
+        session(one_case("exp"))
 
 
 def test_a_round_times_every_contender() -> None:

@@ -192,28 +192,30 @@ struct CrossEntropy : ClassLossSums<T> {
     if constexpr (Blocks::flat)
       return blocks.template sum_exponentials<Kept>(reference, add);
     else {
-      const auto sums = [&](const B& b, auto comparing) __attribute__((always_inline)) {
-        const V from = reference(b), number = classes.number.of(b);
-        V picked = T(__builtin_nan(""));
-        const V total = b.sum_exponentials(
-            from, [&](auto s) __attribute__((always_inline)) { return b.load(widened ? 1 : 0, s, lowest); },
-            [&](auto s, V x, V e) __attribute__((always_inline)) {
-              if (comparing) picked = select(number == V(kClassNumber<T>[s.i]), x, picked);
-              if (Kept >= 0 && whole) b.store(Kept, s, e);
+      const auto add_exponentials = [&](auto comparing) __attribute__((always_inline)) {
+        blocks.reduce(
+            [&](const B& b) __attribute__((always_inline)) {
+              const V from = reference(b), number = classes.number.of(b);
+              V picked = T(__builtin_nan(""));
+              const V total = b.sum_exponentials(
+                  from, [&](auto s) __attribute__((always_inline)) { return b.load(widened ? 1 : 0, s, lowest); },
+                  [&](auto s, V x, V e) __attribute__((always_inline)) {
+                    if (comparing) picked = select(number == V(kClassNumber<T>[s.i]), x, picked);
+                    if (Kept >= 0 && whole) b.store(Kept, s, e);
+                  },
+                  [&](auto s, auto steps) __attribute__((always_inline)) {
+                    b.template prefetch_next<steps>(s, 0);
+                    // Of a longer row, emit() is far away.
+                    if (whole && B::kStreams > 1) b.template prefetch_next<steps>(s, 1);
+                  });
+              if (comparing) logit.set(b.lane, picked);
+              return total;
             },
-            [&](auto s, auto steps) __attribute__((always_inline)) {
-              b.template prefetch_next<steps>(s, 0);
-              if (whole && B::kStreams > 1) b.template prefetch_next<steps>(s, 1);  // of a longer row, emit() is far
-            });
-        if (comparing) logit.set(b.lane, picked);
-        return total;
+            math::Plus(), add);
       };
       if constexpr (B::rows_in_lanes && picks)
-        if (compares)
-          return blocks.reduce([&](const B& b) __attribute__((always_inline)) { return sums(b, std::true_type()); },
-                               math::Plus(), add);
-      blocks.reduce([&](const B& b) __attribute__((always_inline)) { return sums(b, std::false_type()); }, math::Plus(),
-                    add);
+        if (compares) return add_exponentials(std::true_type());
+      add_exponentials(std::false_type());
     }
   }
 

@@ -40,13 +40,15 @@ bool is_streamed(const RowsArgs& a, const RowStreams& streams, const RowsPlan& p
   return row == item && smaller(a.row_shape[0], plan.tile_rows) * item >= kShortestRun;
 }
 
+// Whether rows of n elements lie one after the other, along dimension 0.
+bool are_adjacent(const RowsArgs::Operand& o, int64_t n) {
+  return o.element_stride == size_of(o.dtype) && o.row_strides[0] == n * o.element_stride;
+}
+
 // Whether the rows of every stream are adjacent, and so short that they are computed flat.
 bool is_flat(const RowsArgs& a, const RowStreams& streams, int64_t longest) {
   bool flat = a.n > 0 && a.n <= longest && a.rows > 1 && (a.ndim == 1 || a.row_shape[0] >= kShortTile);
-  for (int s = 0; s < streams.inputs + streams.outputs; ++s) {
-    const auto& o = a.operand[streams.index[s]];
-    flat &= o.element_stride == size_of(o.dtype) && o.row_strides[0] == a.n * o.element_stride;
-  }
+  for (int s = 0; s < streams.inputs + streams.outputs; ++s) flat &= are_adjacent(a.operand[streams.index[s]], a.n);
   return flat;
 }
 
@@ -168,10 +170,7 @@ RowBuffers<T>::RowBuffers(const RowsArgs& a, const RowStreams& streams, const Ro
              (streams.inputs <= 1 || a.n * sizeof(T) % kLine == 0);
   at_most_ = count > out && streamed_[out] ? kStreamedAtOnce : a.n;
   bool adjacent = plan.single && !through_;
-  for (int s = streams.inputs; s < count; ++s) {
-    const auto& o = a.operand[streams.index[s]];
-    adjacent &= o.element_stride == size_of(o.dtype) && o.row_strides[0] == a.n * o.element_stride;
-  }
+  for (int s = streams.inputs; s < count; ++s) adjacent &= are_adjacent(a.operand[streams.index[s]], a.n);
   if (plan.flat)
     at_once_ = kTileRows;
   else if (adjacent && a.n > 0)
